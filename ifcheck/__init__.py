@@ -1,0 +1,3 @@
+"""ifcheck: can influence functions be trusted on this model?"""
+
+__version__ = "0.1.0"

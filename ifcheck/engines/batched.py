@@ -1,0 +1,203 @@
+"""The torch engines: one loop of epochs over a kernel, models in cache-sized chunks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, Task, silent
+from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
+from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
+from ifcheck.models import MLP
+from ifcheck.objective import Objective
+
+CHUNK_BYTES = 1 << 20  # widest activation of a chunk: what a core's second-level cache holds
+CUDA_CHUNK_BYTES = 1 << 30  # a GPU wants work to be large; about ten such buffers are alive
+ROW_MULTIPLE = 16  # rows are padded to whole vector registers: see `_pad_rows`
+PROGRESS_EVERY = 250  # epochs between two reports
+
+
+@ENGINES.register("torch")
+@dataclass(frozen=True)
+class TorchEngine:
+    """Structured torch: hand-written gradients of MLPs and of linear heads."""
+
+    def supports(self, network: nn.Module, objective: Objective) -> bool:
+        return type(network) in (MLP, nn.Linear) and type(objective) is Objective
+
+    def fit(self, task: Task, recipe: Recipe, progress: Progress = silent) -> Fit:
+        head = isinstance(task.network, nn.Linear)
+        return _fit_in_chunks(task, recipe, progress, HeadKernel if head else MLPKernel)
+
+
+@ENGINES.register("vmap")
+@dataclass(frozen=True)
+class VmapEngine:
+    """Generic torch: vmap over any network, several times slower than structured torch."""
+
+    def supports(self, network: nn.Module, objective: Objective) -> bool:
+        return True
+
+    def fit(self, task: Task, recipe: Recipe, progress: Progress = silent) -> Fit:
+        return _fit_in_chunks(task, recipe, progress, GenericKernel)
+
+
+def descend(
+    task: Task, kernel: Kernel, recipe: Recipe, schedule: Schedule, progress: Progress = silent
+) -> Fit:
+    """Run the epochs: differentiate, step, average, reschedule.
+
+    The loss that the schedule sees is that of the weights before the step, as in a loop that
+    calls `loss.backward(); optimiser.step(); scheduler.step(loss)`.
+    """
+    adam = Adam(kernel.parameters, task.objective.weight_decay)
+    average = Average(recipe.averaging)
+    record = _Record(recipe, kernel, watch=task.probe_inputs is not None)
+    for epoch in range(recipe.epochs):
+        losses, gradient = kernel.differentiate()
+        record.note(epoch, losses)
+        adam.step(gradient, schedule.rates)
+        average.update(epoch, kernel.parameters)
+        schedule.step(epoch, losses)
+        if (epoch + 1) % PROGRESS_EVERY == 0 or epoch + 1 == recipe.epochs:
+            progress(task.models * (epoch % PROGRESS_EVERY + 1))
+    record.note(recipe.epochs, kernel.differentiate()[0])
+    live = kernel.to_flat(kernel.parameters)
+    return Fit(
+        parameters=live if average.value is None else kernel.to_flat(average.value),
+        live=live,
+        learning_rate=schedule.rates,
+        recorded_epochs=torch.tensor(record.epochs),
+        losses=torch.stack(record.losses, dim=-1),
+        probe_losses=torch.stack(record.probes, dim=-1) if record.probes else None,
+    )
+
+
+class _Record:
+    """Losses at the epochs that were asked for, and at the end."""
+
+    def __init__(self, recipe: Recipe, kernel: Kernel, watch: bool) -> None:
+        self._recipe = recipe
+        self._kernel = kernel
+        self._watch = watch
+        self.epochs: list[int] = []
+        self.losses: list[Tensor] = []
+        self.probes: list[Tensor] = []
+
+    def note(self, epoch: int, losses: Tensor) -> None:
+        every = self._recipe.record_every
+        if epoch < self._recipe.epochs and (every is None or epoch % every):
+            return
+        self.epochs.append(epoch)
+        self.losses.append(losses.clone())
+        if self._watch:
+            self.probes.append(self._kernel.probe())
+
+
+class _Stopped(Exception):
+    """Raised inside a worker when another one failed or the user interrupted."""
+
+
+def _fit_in_chunks(
+    task: Task, recipe: Recipe, progress: Progress, kernel: Callable[[Task], Kernel]
+) -> Fit:
+    """Train chunk by chunk, on as many threads as torch was given.
+
+    Small tensors gain nothing from threads within an operation, so chunks run side by side
+    on one thread each; a single chunk that is larger than the budget keeps torch's threads.
+    """
+    task = _pad_rows(task)
+    parts = _chunks(task)
+    threads = 1 if task.parameters.is_cuda else min(len(parts), torch.get_num_threads())
+    inner = torch.get_num_threads() if _activation_bytes(parts[0]) > CHUNK_BYTES else 1
+    stop, lock = threading.Event(), threading.Lock()
+
+    def report(done: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with lock:
+            progress(done)
+
+    def run(part: Task) -> Fit:
+        schedule = schedule_for(recipe, part.models, part.parameters.device)
+        return descend(part, kernel(part), recipe, schedule, report)
+
+    with _torch_threads(inner if threads == 1 else 1):
+        if threads == 1:
+            return _join([run(part) for part in parts])
+        with ThreadPoolExecutor(threads) as pool:
+            futures = [pool.submit(run, part) for part in parts]
+            try:
+                return _join([future.result() for future in futures])
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _pad_rows(task: Task) -> Task:
+    """Add rows of weight zero until their number is a multiple of ROW_MULTIPLE.
+
+    Every model's block of memory then holds whole vector registers, so that no value of one
+    model is computed by other instructions because of how many models stand beside it: a
+    seed's result does not depend on the company it is trained in, bit for bit.
+    """
+    missing = -task.inputs.shape[1] % ROW_MULTIPLE
+    if not missing:
+        return task
+    zeros = task.inputs.new_zeros(len(task.inputs), missing, *task.inputs.shape[2:])
+    return replace(
+        task,
+        inputs=torch.cat([task.inputs, zeros], dim=1),
+        targets=torch.cat([task.targets, task.targets.new_zeros(missing)]),
+        weights=torch.cat([task.weights, task.weights.new_zeros(task.models, missing)], dim=1),
+    )
+
+
+def _activation_bytes(task: Task) -> int:
+    """Return the size of the widest activation of all models together."""
+    widths = [s.shape[0] for n, s in task.network.named_parameters() if n.endswith("weight")]
+    rows = task.inputs.shape[1]
+    return task.models * max(widths) * rows * task.parameters.element_size()
+
+
+def _chunks(task: Task) -> list[Task]:
+    """Split into equal parts of whole groups whose activations fit the budget."""
+    budget = CUDA_CHUNK_BYTES if task.parameters.is_cuda else CHUNK_BYTES
+    unit = 1 if len(task.inputs) == 1 else task.models_per_group
+    units = task.models // unit
+    count = min(units, -(-_activation_bytes(task) // budget))
+    bounds = [units * index // count * unit for index in range(count + 1)]
+    return [task.part(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def _join(fits: list[Fit]) -> Fit:
+    first = fits[0]
+    if len(fits) == 1:
+        return first
+    return Fit(
+        parameters=torch.cat([fit.parameters for fit in fits]),
+        live=torch.cat([fit.live for fit in fits]),
+        learning_rate=torch.cat([fit.learning_rate for fit in fits]),
+        recorded_epochs=first.recorded_epochs,
+        losses=torch.cat([fit.losses for fit in fits]),
+        probe_losses=None
+        if first.probe_losses is None
+        else torch.cat([fit.probe_losses for fit in fits if fit.probe_losses is not None]),
+    )
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

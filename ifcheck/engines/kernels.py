@@ -1,0 +1,267 @@
+"""Losses and gradients of many models at once: the part of training that differs by network."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from ifcheck.engines.base import Task
+from ifcheck.models import MLP
+from ifcheck.objective import weighted_mean
+from ifcheck.params import Layout
+
+
+class Kernel(Protocol):
+    """Batched differentiation of one task at parameters that the optimiser moves in place."""
+
+    parameters: Tensor  # (models, params) in an order of the kernel's own
+
+    def to_flat(self, parameters: Tensor) -> Tensor:
+        """Return a copy of `parameters` in the order of the network's layout."""
+
+    def differentiate(self) -> tuple[Tensor, Tensor]:
+        """Return weighted data losses (models,) and their gradient, valid until the next call.
+
+        Both may be overwritten by the caller.
+        """
+
+    def probe(self) -> Tensor:
+        """Return the loss of each model on each probe row. Shape: (models, tests)."""
+
+
+class GenericKernel:
+    """Any `nn.Module`: `vmap` over `functional_call`, then one backward pass."""
+
+    def __init__(self, task: Task) -> None:
+        self.parameters = task.parameters.clone()
+        self._task = task
+        self._layout = Layout.of(task.network)
+        self._weights = task.weights.unflatten(0, (len(task.inputs), -1))
+
+    def to_flat(self, parameters: Tensor) -> Tensor:
+        return parameters.clone()
+
+    def differentiate(self) -> tuple[Tensor, Tensor]:
+        leaf = self.parameters.detach().requires_grad_()
+        losses = self._losses(leaf, self._task.inputs, self._task.targets)
+        weighted = weighted_mean(losses, self._weights).flatten()
+        (gradient,) = torch.autograd.grad(weighted.sum(), leaf)
+        return weighted.detach(), gradient
+
+    def probe(self) -> Tensor:
+        inputs, targets = _probes(self._task)
+        with torch.no_grad():
+            return self._losses(self.parameters, inputs, targets).flatten(0, 1)
+
+    def _losses(self, flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return per-example losses. Shape: (groups, models of a group, rows)."""
+        network, objective = self._task.network, self._task.objective
+
+        def one(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
+            outputs = functional_call(network, parameters, (rows,))
+            return objective.per_example_loss(outputs, targets)
+
+        grouped = self._layout.unflatten(flat.unflatten(0, (len(inputs), -1)))
+        losses: Tensor = vmap(vmap(one, in_dims=(0, None)))(grouped, inputs)
+        return losses
+
+
+class MLPKernel:
+    """Multilayer perceptrons by hand: one batched matrix product a layer and direction.
+
+    M models, W units, N rows: activations are (M, W, N), so that element-wise work runs over
+    long contiguous memory. Weights and gradients are views of the flat tensors, made once.
+    """
+
+    def __init__(self, task: Task) -> None:
+        if not isinstance(task.network, MLP):
+            raise TypeError(f"expected an MLP, got {type(task.network).__name__}")
+        self.parameters = task.parameters.clone()
+        self._task = task
+        self._sizes = task.network.layer_sizes
+        self._activation = ACTIVATIONS[task.network.activation]
+        self._inputs = self._expand(task.inputs)
+        self._output = _SoftmaxOutput(task, self._sizes[-1])
+        self._gradient = torch.empty_like(self.parameters)
+        self._layers = _layers(self.parameters, self._sizes)
+        self._layer_gradients = _layers(self._gradient, self._sizes)
+
+    def to_flat(self, parameters: Tensor) -> Tensor:
+        return parameters.clone()
+
+    def differentiate(self) -> tuple[Tensor, Tensor]:
+        activations = self._forward(self._inputs)
+        losses, delta = self._output.differentiate(activations.pop())
+        self._backward(activations, delta)
+        return losses, self._gradient
+
+    def probe(self) -> Tensor:
+        inputs, targets = _probes(self._task)
+        return _losses_of_logits(self._forward(self._expand(inputs))[-1], targets)
+
+    def _expand(self, inputs: Tensor) -> Tensor:
+        """Return the inputs as (M, features, N); groups of several models share memory."""
+        columns = inputs.flatten(2).transpose(1, 2).contiguous()
+        if len(columns) == 1:
+            return columns.expand(self._task.models, -1, -1)
+        return columns.repeat_interleave(self._task.models_per_group, dim=0)
+
+    def _forward(self, inputs: Tensor) -> list[Tensor]:
+        """Return the activations below each layer, and the logits last; each (M, W, N)."""
+        activations = [inputs]
+        for index, (weight, bias) in enumerate(self._layers):
+            output = torch.baddbmm(bias, weight, activations[-1])
+            if index < len(self._layers) - 1:
+                self._activation.apply(output)
+            activations.append(output)
+        return activations
+
+    def _backward(self, activations: list[Tensor], delta: Tensor) -> None:
+        """Fill the gradient from delta = d loss / d logits, (M, classes, N)."""
+        for index in range(len(self._layers) - 1, -1, -1):
+            below = activations[index]
+            weight_gradient, bias_gradient = self._layer_gradients[index]
+            weight_gradient.copy_(torch.bmm(delta, below.transpose(1, 2)))
+            torch.sum(delta, dim=2, keepdim=True, out=bias_gradient)
+            if index:
+                upstream = torch.bmm(self._layers[index][0].transpose(1, 2), delta)
+                delta = self._activation.backward(upstream, below)
+
+
+class HeadKernel:
+    """Linear heads on cached features: the heads of one group share one matrix product.
+
+    A head's weights and bias stand together as a matrix (classes, features + 1), and the
+    features carry a last row of ones.
+    """
+
+    def __init__(self, task: Task) -> None:
+        if not isinstance(task.network, nn.Linear):
+            raise TypeError(f"expected a linear head, got {type(task.network).__name__}")
+        self._classes = task.network.out_features
+        self._to_flat, to_kernel = _bias_beside_weights(task.network)
+        self.parameters = task.parameters[:, to_kernel]
+        self._task = task
+        self._inputs = _with_ones(task.inputs)
+        self._transposed = self._inputs.transpose(1, 2)
+        self._output = _SoftmaxOutput(task, self._classes)
+
+    def to_flat(self, parameters: Tensor) -> Tensor:
+        return parameters[:, self._to_flat]
+
+    def differentiate(self) -> tuple[Tensor, Tensor]:
+        losses, delta = self._output.differentiate(self._logits(self._inputs))
+        stacked = delta.view(len(self._inputs), -1, delta.shape[-1])
+        return losses, torch.bmm(stacked, self._transposed).view_as(self.parameters)
+
+    def probe(self) -> Tensor:
+        inputs, targets = _probes(self._task)
+        return _losses_of_logits(self._logits(_with_ones(inputs)), targets)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        """Return (M, classes, N) for inputs (groups, features + 1, N)."""
+        stacked = self.parameters.view(len(inputs), -1, inputs.shape[1])
+        return torch.bmm(stacked, inputs).view(len(self.parameters), self._classes, -1)
+
+
+class _SoftmaxOutput:
+    """Cross-entropy of logits (M, classes, N) with row weights, and its derivative.
+
+    One exponential an element: `log_softmax` and its derivative would take two.
+    """
+
+    def __init__(self, task: Task, classes: int) -> None:
+        labels = _one_hot(task.targets, classes, task.weights.dtype)
+        self._weights = task.weights[:, None, :]
+        self._weighted_labels = self._weights * labels  # (M, classes, N)
+        self._product = torch.empty_like(self._weighted_labels)
+
+    def differentiate(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses (M,) and delta = d loss / d logits, (M, classes, N); eats `logits`."""
+        logits.sub_(logits.amax(1, keepdim=True))
+        of_labels = torch.mul(logits, self._weighted_labels, out=self._product).sum((1, 2))
+        exponentials = logits.exp_()
+        total = exponentials.sum(1, keepdim=True)
+        losses = (total.log() * self._weights).sum((1, 2)) - of_labels
+        delta = exponentials.mul_(self._weights / total).sub_(self._weighted_labels)
+        return losses, delta
+
+
+class _Selu:
+    """SELU (Klambauer et al. 2017), with the constants of torch."""
+
+    ALPHA = 1.6732632423543772848170429916717
+    SCALE = 1.0507009873554804934193349852946
+
+    def apply(self, values: Tensor) -> None:
+        torch.selu_(values)
+
+    def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
+        """Return upstream * f'(z), where f'(z) is found from f(z)."""
+        return torch.ops.aten.elu_backward(
+            upstream, self.ALPHA, self.SCALE, 1.0, True, activated
+        )
+
+
+class _Tanh:
+    def apply(self, values: Tensor) -> None:
+        values.tanh_()
+
+    def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
+        return torch.ops.aten.tanh_backward(upstream, activated)
+
+
+class _Relu:
+    def apply(self, values: Tensor) -> None:
+        values.relu_()
+
+    def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
+        return torch.ops.aten.threshold_backward(upstream, activated, 0.0)
+
+
+ACTIVATIONS = {"selu": _Selu(), "tanh": _Tanh(), "relu": _Relu()}
+
+
+def _probes(task: Task) -> tuple[Tensor, Tensor]:
+    if task.probe_inputs is None or task.probe_targets is None:
+        raise ValueError("the task has no probes")
+    return task.probe_inputs, task.probe_targets
+
+
+def _one_hot(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return (classes, rows)."""
+    return nn.functional.one_hot(targets, classes).T.to(dtype)
+
+
+def _losses_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return (M, N) for logits (M, classes, N)."""
+    labels = _one_hot(targets, logits.shape[1], logits.dtype)
+    return -torch.where(labels == 0, 0.0, torch.log_softmax(logits, dim=1)).sum(1)
+
+
+def _with_ones(inputs: Tensor) -> Tensor:
+    """Return features (groups, N, F) as (groups, F + 1, N) with a last row of ones."""
+    columns = inputs.transpose(1, 2)
+    return torch.cat([columns, torch.ones_like(columns[:, :1])], dim=1).contiguous()
+
+
+def _layers(flat: Tensor, sizes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Return views (M, out, in) of each layer's weights and (M, out, 1) of its biases."""
+    layers, start = [], 0
+    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        middle, end = start + fan_in * fan_out, start + fan_in * fan_out + fan_out
+        weight = flat[:, start:middle].unflatten(1, (fan_out, fan_in))
+        layers.append((weight, flat[:, middle:end].unsqueeze(2)))
+        start = end
+    return layers
+
+
+def _bias_beside_weights(head: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return the permutations to torch's order (weights, then biases) and from it."""
+    weights = torch.arange(head.weight.numel()).view_as(head.weight)
+    biases = head.weight.numel() + torch.arange(head.out_features)[:, None]
+    from_flat = torch.cat([weights, biases], dim=1).flatten()
+    return from_flat.argsort(), from_flat

@@ -1,0 +1,53 @@
+"""What a network is: a plain `nn.Module` made of a body and a linear head."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ifcheck import provenance
+from ifcheck.registry import Registry
+
+
+class Network(nn.Module):
+    """A network whose last layer is named: `forward(x) = head(features(x))`.
+
+    Influence and retraining of the last layer treat everything below the head as a fixed
+    feature extractor (Koh & Liang 2017, section 5).
+    """
+
+    head: nn.Linear
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return what the head sees. Shape: (rows, head.in_features)."""
+        raise NotImplementedError(f"{type(self).__name__} must define features()")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits. Shape: (rows, classes)."""
+        logits: Tensor = self.head(self.features(inputs))
+        return logits
+
+
+class NetworkSpec(Protocol):
+    """An entry of `NETWORKS`: a frozen dataclass whose fields are the network's options."""
+
+    def build(self, input_shape: tuple[int, ...], classes: int) -> Network:
+        """Return a freshly initialised network, drawing from torch's global generator."""
+
+
+NETWORKS: Registry[NetworkSpec] = Registry("network")
+
+
+def initialise(
+    spec: NetworkSpec, input_shape: tuple[int, ...], classes: int, seed: int, dtype: torch.dtype
+) -> Network:
+    """Build a network with torch's default initialisation, drawn from the named seed "init".
+
+    Drawn in float32 and then converted, so that float32 and float64 start from equal values.
+    The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(provenance.named_seed(seed, "init"))
+        return spec.build(input_shape, classes).to(dtype).eval()

@@ -1,0 +1,62 @@
+"""What training descends: the weighted mean of a per-example loss, plus weight decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Objective:
+    """R(theta) = sum_i w_i l(z_i, theta) + weight_decay / 2 |theta|^2, with row weights w.
+
+    `l` is the cross-entropy of the softmax, in nats. Adam with *coupled* weight decay
+    descends exactly this: `torch.optim.Adam(weight_decay=w)` adds w * theta to the gradient
+    of the data term, biases included.
+    """
+
+    weight_decay: float = 0.0
+
+    def per_example_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return l(z_i, theta) for each row. Shapes: (rows, classes), (rows,) -> (rows,)."""
+        return functional.cross_entropy(outputs, targets, reduction="none")
+
+    def data_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted mean of the per-example losses; `weights` (rows,) are the shares."""
+        return weighted_mean(self.per_example_loss(outputs, targets), weights)
+
+    def regulariser(self, parameters: Tensor) -> Tensor:
+        """Return weight_decay / 2 |theta|^2 of the flat parameters, over the last axis."""
+        return 0.5 * self.weight_decay * parameters.square().sum(-1)
+
+
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Return sum_i w_i l_i over the last axis: every mean of losses in ifcheck is this one.
+
+    Rows of weight zero are left out even where their loss is not finite.
+    """
+    return torch.where(weights == 0, 0.0, weights * losses).sum(-1)
+
+
+def uniform_weights(rows: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Return the shares 1/n of the mean over all rows. Shape: (rows,)."""
+    return torch.full((rows,), 1.0 / rows, dtype=dtype, device=device)
+
+
+def weights_without(
+    rows: int, removed: Tensor, normalisation: str, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return the row weights of each removal.
+
+    `removed` holds row positions, shape (..., k); negative positions remove nothing. With
+    normalisation "n-1" the mean is over the rest, 1/(n-k); with "n" the denominator stays n.
+    Shape: (..., rows).
+    """
+    kept = torch.ones(*removed.shape[:-1], rows + 1, dtype=torch.float64, device=removed.device)
+    kept.scatter_(-1, torch.where(removed < 0, rows, removed), 0.0)
+    kept = kept[..., :rows]
+    total = kept.sum(-1, keepdim=True) if normalisation == "n-1" else float(rows)
+    return (kept / total).to(dtype)

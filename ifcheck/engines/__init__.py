@@ -1,6 +1,5 @@
 """Training many independent models at once; importing this package registers the engines."""
 
-from ifcheck.engines import batched as _batched  # noqa: F401 (registers itself)
 from ifcheck.engines.base import (
     ENGINES,
     Averaging,
@@ -12,15 +11,18 @@ from ifcheck.engines.base import (
     select_engine,
     silent,
 )
+from ifcheck.engines.batched import Assessment, assess
 
 __all__ = [
     "ENGINES",
+    "Assessment",
     "Averaging",
     "Engine",
     "Fit",
     "Progress",
     "Recipe",
     "Task",
+    "assess",
     "select_engine",
     "silent",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,33 @@ class _Record:
             self.probes.append(self._kernel.probe())
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """Where models stand, in float64 whatever they were trained in."""
+
+    probe_losses: Tensor  # (models, tests) in nats
+    gradient_norm: Tensor  # (models,) of the objective, weight decay included
+
+
+def assess(task: Task, parameters: Tensor) -> Assessment:
+    """Evaluate parameters (models, params) on the probes and rows of a task with probes."""
+    task = replace(
+        task,
+        parameters=parameters.double(),
+        inputs=task.inputs.double(),
+        weights=task.weights.double(),
+        probe_inputs=None if task.probe_inputs is None else task.probe_inputs.double(),
+    )
+    losses, norms = [], []
+    for part in _chunks(task):
+        kernel = GenericKernel(part)
+        losses.append(kernel.probe())
+        gradient = kernel.differentiate()[1]
+        gradient.add_(kernel.parameters, alpha=task.objective.weight_decay)
+        norms.append(gradient.norm(dim=-1))
+    return Assessment(torch.cat(losses), torch.cat(norms))
+
+
 class _Stopped(Exception):
     """Raised inside a worker when another one failed or the user interrupted."""
 
@@ -174,7 +202,7 @@ def _chunks(task: Task) -> list[Task]:
     units = task.models // unit
     count = min(units, -(-_activation_bytes(task) // budget))
     bounds = [units * index // count * unit for index in range(count + 1)]
-    return [task.part(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [task.part(a, b) for a, b in pairwise(bounds)]
 
 
 def _join(fits: list[Fit]) -> Fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -190,6 +191,16 @@ class _SoftmaxOutput:
         return losses, delta
 
 
+class _Activation(Protocol):
+    """An element-wise function whose derivative is found from its result."""
+
+    def apply(self, values: Tensor) -> None:
+        """Replace z by f(z)."""
+
+    def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
+        """Return upstream * f'(z), given f(z)."""
+
+
 class _Selu:
     """SELU (Klambauer et al. 2017), with the constants of torch."""
 
@@ -200,10 +211,10 @@ class _Selu:
         torch.selu_(values)
 
     def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
-        """Return upstream * f'(z), where f'(z) is found from f(z)."""
-        return torch.ops.aten.elu_backward(
+        result: Tensor = torch.ops.aten.elu_backward(
             upstream, self.ALPHA, self.SCALE, 1.0, True, activated
         )
+        return result
 
 
 class _Tanh:
@@ -211,7 +222,8 @@ class _Tanh:
         values.tanh_()
 
     def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
-        return torch.ops.aten.tanh_backward(upstream, activated)
+        result: Tensor = torch.ops.aten.tanh_backward(upstream, activated)
+        return result
 
 
 class _Relu:
@@ -219,10 +231,11 @@ class _Relu:
         values.relu_()
 
     def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
-        return torch.ops.aten.threshold_backward(upstream, activated, 0.0)
+        result: Tensor = torch.ops.aten.threshold_backward(upstream, activated, 0.0)
+        return result
 
 
-ACTIVATIONS = {"selu": _Selu(), "tanh": _Tanh(), "relu": _Relu()}
+ACTIVATIONS: dict[str, _Activation] = {"selu": _Selu(), "tanh": _Tanh(), "relu": _Relu()}
 
 
 def _probes(task: Task) -> tuple[Tensor, Tensor]:
@@ -251,7 +264,7 @@ def _with_ones(inputs: Tensor) -> Tensor:
 def _layers(flat: Tensor, sizes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
     """Return views (M, out, in) of each layer's weights and (M, out, 1) of its biases."""
     layers, start = [], 0
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in pairwise(sizes):
         middle, end = start + fan_in * fan_out, start + fan_in * fan_out + fan_out
         weight = flat[:, start:middle].unflatten(1, (fan_out, fan_in))
         layers.append((weight, flat[:, middle:end].unsqueeze(2)))

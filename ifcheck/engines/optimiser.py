@@ -57,9 +57,7 @@ class Plateau:
 
     def __init__(self, models: int, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
-        self.rates = torch.full(
-            (models,), recipe.learning_rate, dtype=torch.float64, device=device
-        )
+        self.rates = torch.full((models,), recipe.learning_rate, dtype=torch.float64, device=device)
         self._best = torch.full_like(self.rates, math.inf)
         self._bad_epochs = torch.zeros_like(self.rates)
 

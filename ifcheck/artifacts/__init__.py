@@ -1,0 +1,18 @@
+"""Files that ifcheck writes and reads: checkpoints and typed `.npz` artifacts."""
+
+from ifcheck.artifacts.arrays import Artifact, read_artifact, write_artifact
+from ifcheck.artifacts.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ifcheck.artifacts.files import atomic_write, find_checkpoints, require_free, write_text
+
+__all__ = [
+    "Artifact",
+    "Checkpoint",
+    "atomic_write",
+    "find_checkpoints",
+    "read_artifact",
+    "read_checkpoint",
+    "require_free",
+    "write_artifact",
+    "write_checkpoint",
+    "write_text",
+]

@@ -1,0 +1,176 @@
+"""Typed `.npz` artifacts: schema, atomic save, checked load."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ifcheck import provenance
+from ifcheck.artifacts.files import atomic_write
+from ifcheck.errors import ArtifactUnreadable
+
+SCHEMA_VERSION = 1
+
+# Arrays of each kind and the axes that they share: S seeds, T test points, N training rows,
+# K removals, E epochs, L eigenvalues. A question mark after the axes: may be absent.
+SCHEMAS: dict[str, dict[str, str]] = {
+    "train": {
+        "seeds": "S",
+        "train_ids": "N",
+        "test_ids": "ST",
+        "train_loss": "SN",
+        "test_loss": "ST",
+        "train_accuracy": "S",
+        "test_accuracy": "S",
+        "grad_norm": "S",
+        "polished": "S",
+        "history_epoch": "E",
+        "history_loss": "SE",
+    },
+    "influence": {
+        "seeds": "S",
+        "train_ids": "N",
+        "test_ids": "ST",
+        "scores": "STN",
+        "rel_residual": "ST",
+        "converged": "ST",
+        "hessian_min": "S",
+        "hessian_max": "S",
+        "null_space": "S",
+        "negative": "S",
+    },
+    "retrain": {
+        "seeds": "S",
+        "test_ids": "ST",
+        "removed_ids": "SK",
+        "loss_before": "ST",
+        "loss_after": "STK",
+        "null_loss_after": "ST",
+        "converged": "SK",
+        "grad_norm": "SK",
+        "null_grad_norm": "S",
+        "trajectory_epoch": "E?",
+        "trajectory": "STKE?",
+    },
+    "eigen": {
+        "seeds": "S",
+        "values": "SL",
+        "rel_residual": "SL",
+        "min_value": "S",
+        "max_value": "S",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The arrays of an `.npz` file and what made them."""
+
+    path: Path
+    kind: str
+    arrays: dict[str, NDArray[Any]]
+    meta: dict[str, Any]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """SHA-256 of each file this one was made from, by name."""
+        return dict(self.meta["parents"])
+
+
+def write_artifact(
+    path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
+) -> Artifact:
+    """Check arrays against the schema of their kind and save them, all or nothing."""
+    checked = {name: np.asarray(array) for name, array in arrays.items()}
+    _check(path, kind, checked)
+    full = {
+        "schema": SCHEMA_VERSION,
+        "kind": kind,
+        "versions": provenance.versions(),
+        "code": provenance.code_revision(),
+        **meta,
+    }
+    text = np.array(json.dumps(full))
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, meta=text, **checked)
+
+    atomic_write(path, save)
+    return Artifact(path, kind, checked, full)
+
+
+def read_artifact(path: Path, kind: str | None = None) -> Artifact:
+    """Load an `.npz` file without unpickling; `kind` is what the caller expects.
+
+    Raises: ArtifactUnreadable for a missing, truncated or foreign file, another kind or
+    schema, or arrays that are missing or do not fit together.
+    """
+    arrays = _load(path)
+    try:
+        meta = json.loads(str(arrays.pop("meta")))
+        found, schema = meta["kind"], meta["schema"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactUnreadable(
+            f"{path} was not written by ifcheck: it holds no readable meta.",
+            remedy="Give a file that an ifcheck stage wrote.",
+        ) from error
+    if schema != SCHEMA_VERSION:
+        raise ArtifactUnreadable(
+            f"{path} has schema {schema!r}; this ifcheck reads schema {SCHEMA_VERSION}.",
+            remedy="Make the file again with this version.",
+        )
+    if found not in SCHEMAS or (kind is not None and found != kind):
+        raise ArtifactUnreadable(
+            f"{path} holds {found!r}; expected {kind or ' or '.join(SCHEMAS)!r}.",
+            remedy=f"Give a file that `ifcheck {kind or 'train'}` wrote.",
+        )
+    _check(path, found, arrays)
+    return Artifact(path, found, arrays, meta)
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise ArtifactUnreadable(f"{path} does not exist.", remedy="Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise ArtifactUnreadable(
+            f"{path} is not a readable .npz file: {error}.",
+            remedy="It may be truncated or of another format: make it again.",
+        ) from error
+
+
+def _check(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse missing arrays and lengths that contradict each other."""
+    lengths: dict[str, int] = {}
+    for name, axes in SCHEMAS[kind].items():
+        if name not in arrays:
+            if axes.endswith("?"):
+                continue
+            raise ArtifactUnreadable(
+                f"{path} ({kind}) lacks the array {name!r}; expected {', '.join(SCHEMAS[kind])}.",
+                remedy="Make the file again with this version.",
+            )
+        axes = axes.rstrip("?")
+        shape = arrays[name].shape
+        if len(shape) != len(axes) or any(
+            lengths.setdefault(axis, length) != length
+            for axis, length in zip(axes, shape, strict=True)
+        ):
+            expected = ", ".join(f"{axis}={lengths.get(axis, '?')}" for axis in axes)
+            raise ArtifactUnreadable(
+                f"{path} ({kind}): {name!r} has shape {shape}; expected ({expected}).",
+                remedy="Make the file again.",
+            )

@@ -1,0 +1,88 @@
+"""Writing all or nothing, refusing to overwrite, finding checkpoints."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ifcheck.errors import ArtifactUnreadable, OutputRefused, RunFailed
+
+CHECKPOINT_FOLDER = "checkpoints"
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file in the same folder, then move it over `path`.
+
+    A reader, or a run resumed after `kill -9`, sees the old file or the whole new one.
+    Raises: OutputRefused where the folder cannot be written, RunFailed where the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        raise OutputRefused(
+            f"cannot write {path}: {error.strerror}.", remedy="Choose another --out."
+        ) from error
+    except OSError as error:
+        raise RunFailed(
+            f"writing {path} failed: {error.strerror or error}.",
+            remedy="Free some disk space, then run it again; finished files are kept.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file all or nothing."""
+    atomic_write(path, lambda temporary: _write_utf8(temporary, text))
+
+
+def _write_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def require_free(out: Path, force: bool) -> None:
+    """Refuse an output that exists and is not empty, unless it may be replaced.
+
+    Also finds out before hours of work that the folder cannot be written.
+    Raises: OutputRefused.
+    """
+    occupied = any(out.iterdir()) if out.is_dir() else out.exists()
+    if occupied and not force:
+        raise OutputRefused(
+            f"{out} exists already.", remedy="Add --force to replace it, or choose another --out."
+        )
+    folder = out if out.is_dir() or not out.suffix else out.parent
+    probe = folder / f".{secrets.token_hex(4)}.probe"
+    atomic_write(probe, lambda temporary: temporary.touch())
+    probe.unlink()
+
+
+def find_checkpoints(sources: Sequence[Path]) -> list[Path]:
+    """Return the checkpoint files of run folders, checkpoint folders or files, by name.
+
+    Raises: ArtifactUnreadable where there are none.
+    """
+    found: list[Path] = []
+    for source in sources:
+        folder = source / CHECKPOINT_FOLDER
+        if source.is_dir():
+            files = sorted((folder if folder.is_dir() else source).iterdir())
+            found += [file for file in files if file.suffix in CHECKPOINT_SUFFIXES]
+        elif source.is_file():
+            found.append(source)
+        else:
+            raise ArtifactUnreadable(
+                f"{source} does not exist; expected a run folder or checkpoint files.",
+                remedy="Run `ifcheck train … --out run/` first.",
+            )
+    if not found:
+        raise ArtifactUnreadable(
+            f"no checkpoints in {', '.join(map(str, sources))}.",
+            remedy="Run `ifcheck train … --out run/` first, or name the files.",
+        )
+    return found

@@ -1,0 +1,84 @@
+"""One trained network seen from close by: Hessian and gradients for selected parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ifcheck.curvature import head
+from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS, Differentiable
+from ifcheck.errors import UnusableInput
+from ifcheck.models import Network
+from ifcheck.objective import Objective, uniform_weights
+from ifcheck.params import Layout
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """What influence functions know about a trained network, in float64."""
+
+    hessian: Tensor  # (params, params) of the mean data loss, without regulariser
+    train_gradients: Tensor  # (rows, params)
+    test_gradients: Tensor  # (tests, params)
+    regulariser_gradient: Tensor  # (params,) weight_decay * theta
+
+
+def local_model(
+    network: Network,
+    objective: Objective,
+    selection: str,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+) -> LocalModel:
+    """Return Hessian and gradients with respect to the selected parameters.
+
+    Parameters of the head alone go through the closed form; others through automatic
+    differentiation of the whole network. `train` and `test` are (inputs, targets).
+    Raises: UnusableInput where a dense Hessian of the selection is too large.
+    """
+    layout = Layout.of(network)
+    positions = layout.positions(selection)
+    within_head = torch.isin(positions, layout.positions("head"))
+    if bool(within_head.all()):
+        return _closed_form(network, objective, positions, train, test)
+    if len(positions) > MAX_DENSE_PARAMETERS:
+        raise UnusableInput(
+            f"--params {selection} selects {len(positions):,} parameters; "
+            f"a dense Hessian takes at most {MAX_DENSE_PARAMETERS:,}.",
+            remedy="Select fewer layers, for example --params head.",
+        )
+    model = Differentiable(network, objective, selection)
+    weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
+    return LocalModel(
+        hessian=model.hessian(*train, weights),
+        train_gradients=model.row_gradients(*train),
+        test_gradients=model.row_gradients(*test),
+        regulariser_gradient=objective.weight_decay * model.parameters,
+    )
+
+
+def _closed_form(
+    network: Network,
+    objective: Objective,
+    positions: Tensor,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+) -> LocalModel:
+    layout = Layout.of(network)
+    within = torch.searchsorted(layout.positions("head"), positions).to(train[0].device)
+    flat = layout.flatten(dict(network.named_parameters())).detach()
+    head_flat = flat[layout.positions("head").to(flat.device)]
+    classes = network.head.out_features
+    with torch.no_grad():
+        features = network.features(train[0])
+        test_features = network.features(test[0])
+    weights = uniform_weights(len(train[1]), features.dtype, features.device)
+    matrix = head.hessian(head_flat, features, weights, classes)
+    return LocalModel(
+        hessian=matrix[within][:, within],
+        train_gradients=head.row_gradients(head_flat, features, train[1], classes)[:, within],
+        test_gradients=head.row_gradients(head_flat, test_features, test[1], classes)[:, within],
+        regulariser_gradient=objective.weight_decay * head_flat[within],
+    )

@@ -1,0 +1,73 @@
+"""What a truth is: rows removed from trained networks in, test losses before and after out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ifcheck.engines import Engine, Progress, Recipe, silent
+from ifcheck.models import Network
+from ifcheck.objective import Objective, weights_without
+from ifcheck.registry import Registry
+
+
+@dataclass(frozen=True)
+class RemovalProblem:
+    """Trained networks and the rows to take away from each, one at a time.
+
+    The null run, in which nothing is removed, is always part of the problem: at a point that
+    is not stationary, removing nothing already changes the loss.
+    """
+
+    networks: Sequence[Network]  # S trained networks, float64 unless params is "all"
+    live: Tensor | None  # (S, params) live weights of an averaged training, to restart from
+    objective: Objective
+    recipe: Recipe
+    engine: Engine | None  # None: the first engine that supports the moved part
+    params: str  # "head" or "all": what retraining moves
+    normalisation: str  # "n-1" or "n"
+    removed: Tensor  # (S, K) positions of the removed training rows
+    train: tuple[Tensor, Tensor]  # inputs (N, ...), targets (N,)
+    test: tuple[Tensor, Tensor]  # inputs (T, ...), targets (T,)
+
+    @property
+    def row_weights(self) -> Tensor:
+        """Return the row weights of the null run and of each removal. Shape: (S, K + 1, N)."""
+        nothing = torch.full_like(self.removed[:, :1], -1)
+        positions = torch.cat([nothing, self.removed], dim=1).unsqueeze(-1)
+        return weights_without(len(self.train[1]), positions, self.normalisation)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Test losses after removal, in nats, each with the certificate of its optimum."""
+
+    loss_after: Tensor  # (S, T, K)
+    null_loss_after: Tensor  # (S, T)
+    converged: Tensor  # (S, K) bool
+    gradient_norm: Tensor  # (S, K + 1) of the retraining objective at the end; null run first
+    reasons: tuple[str, ...] = field(default=())  # why a removal was refused, if any was
+    trajectory_epochs: Tensor | None = None  # (E,)
+    trajectory: Tensor | None = None  # (S, T, K, E)
+
+
+class TruthMethod(Protocol):
+    """An entry of `TRUTHS`: a frozen dataclass whose fields are the way's options."""
+
+    def cost(self, problem: RemovalProblem) -> int:
+        """Return the number of progress units that `remove` will report."""
+
+    def remove(self, problem: RemovalProblem, progress: Progress = silent) -> Truth:
+        """Remove each row of the problem from each network."""
+
+
+TRUTHS: Registry[TruthMethod] = Registry("truth")
+
+
+def split_null(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Split (S, K + 1, T) into the removals' (S, T, K) and the null run's (S, T)."""
+    return values[:, 1:].transpose(1, 2), values[:, 0]

@@ -1,0 +1,44 @@
+"""What an eigenvalue method is: a float64 network and its rows in, certified eigenvalues out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ifcheck.models import Network
+from ifcheck.objective import Objective
+from ifcheck.registry import Registry
+
+
+@dataclass(frozen=True)
+class Eigenvalues:
+    """Eigenvalues of the Hessian over all parameters, by falling magnitude."""
+
+    values: Tensor  # (top,) in nats per squared parameter
+    rel_residual: Tensor  # (top,) |H v - value v| / |value|
+    smallest: float  # of all eigenvalues; nan where the method cannot know it
+    largest: float  # likewise
+
+
+class SpectrumMethod(Protocol):
+    """An entry of `SPECTRA`: a frozen dataclass whose fields are the method's options."""
+
+    def eigenvalues(
+        self,
+        network: Network,
+        objective: Objective,
+        train: tuple[Tensor, Tensor],
+        *,
+        with_regulariser: bool,
+        top: int,
+        seed: int,
+    ) -> Eigenvalues:
+        """Return the `top` eigenvalues of largest magnitude.
+
+        The Hessian is that of the mean data loss, plus that of the regulariser if asked.
+        """
+
+
+SPECTRA: Registry[SpectrumMethod] = Registry("eigenvalue method")

@@ -1,0 +1,53 @@
+"""All eigenvalues of the full Hessian, for networks of up to a few thousand parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS, Differentiable
+from ifcheck.errors import UnusableInput
+from ifcheck.models import Network
+from ifcheck.objective import Objective, uniform_weights
+from ifcheck.spectrum.base import SPECTRA, Eigenvalues
+
+
+@SPECTRA.register("dense")
+@dataclass(frozen=True)
+class Dense:
+    """Full Hessian by automatic differentiation, all eigenvalues by LAPACK."""
+
+    def eigenvalues(
+        self,
+        network: Network,
+        objective: Objective,
+        train: tuple[Tensor, Tensor],
+        *,
+        with_regulariser: bool,
+        top: int,
+        seed: int,
+    ) -> Eigenvalues:
+        """Raises: UnusableInput where the network is too large, or has fewer than `top` values."""
+        model = Differentiable(network, objective)
+        size = len(model.parameters)
+        if size > MAX_DENSE_PARAMETERS or top > size:
+            raise UnusableInput(
+                f"--method dense --top {top} got a network of {size:,} parameters; "
+                f"expected at least {top} and at most {MAX_DENSE_PARAMETERS:,}.",
+                remedy="Use --method power, or a smaller --top.",
+            )
+        weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
+        matrix = model.hessian(*train, weights)
+        if with_regulariser:
+            matrix = matrix + objective.weight_decay * torch.eye(size).to(matrix)
+        values, vectors = torch.linalg.eigh(matrix)
+        order = values.abs().argsort(descending=True)[:top]
+        residuals = (matrix @ vectors[:, order] - values[order] * vectors[:, order]).norm(dim=0)
+        return Eigenvalues(
+            values=values[order],
+            rel_residual=residuals / values[order].abs(),
+            smallest=float(values[0]),
+            largest=float(values[-1]),
+        )

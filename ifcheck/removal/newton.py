@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,14 +85,15 @@ def _line_search(objective, flat: Tensor, direction: Tensor, slope: Tensor) -> T
     return flat + size[:, None] * direction
 
 
-def refusal(weight_decay: float, separated: int, networks: int) -> str | None:
-    """Return why the head problem has no unique finite optimum, or None if it has one."""
-    if weight_decay > 0:
-        return None
+def refusal(networks: Sequence[Network], train: tuple[Tensor, Tensor]) -> str:
+    """Say why the head problem without weight decay has no unique finite optimum."""
+    inputs, targets = train
+    with torch.no_grad():
+        separated = sum(bool((n(inputs).argmax(1) == targets).all()) for n in networks)
     return (
         "without weight decay the head problem is not strictly convex, and on separable rows "
-        f"it has no finite optimum (all training rows are classified correctly by {separated} "
-        f"of {networks} networks)"
+        f"it has no finite optimum ({separated} of {len(networks)} networks classify all "
+        "training rows correctly)"
     )
 
 
@@ -149,12 +151,9 @@ class Newton:
     def _refusal(self, problem: RemovalProblem) -> str | None:
         if problem.params != "head":
             return f"newton moves the head alone, not --params {problem.params}"
-        inputs, targets = problem.train
-        with torch.no_grad():
-            separated = sum(
-                bool((network(inputs).argmax(1) == targets).all()) for network in problem.networks
-            )
-        return refusal(problem.objective.weight_decay, separated, len(problem.networks))
+        if problem.objective.weight_decay == 0:
+            return refusal(problem.networks, problem.train)
+        return None
 
 
 def _nothing(problem: RemovalProblem, reason: str) -> Truth:

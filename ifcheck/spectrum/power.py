@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from dataclasses import dataclass
 
 import pyhessian
@@ -41,7 +42,7 @@ class PowerIteration:
     ) -> Eigenvalues:
         inputs, targets = train
         # PyHessian switches its model to eval mode and leaves a graph of gradients in `.grad`,
-        # which keeps memory alive: it gets a copy, which is dropped on return.
+        # a reference cycle that keeps memory alive: it gets a copy, and the cycle is broken.
         model = copy.deepcopy(network)
         weights = uniform_weights(len(targets), inputs.dtype, inputs.device)
 
@@ -54,7 +55,8 @@ class PowerIteration:
             return loss
 
         devices = [inputs.device] if inputs.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
             torch.manual_seed(provenance.named_seed(seed, "power"))
             operator = pyhessian.hessian(
                 model, criterion, data=(inputs, targets), cuda=inputs.is_cuda
@@ -64,6 +66,7 @@ class PowerIteration:
             _relative_residual(operator, value, vector)
             for value, vector in zip(values, vectors, strict=True)
         ]
+        model.zero_grad(set_to_none=True)
         order = sorted(range(top), key=lambda index: -abs(values[index]))
         return Eigenvalues(
             values=torch.tensor([values[index] for index in order], dtype=torch.float64),

@@ -1,0 +1,51 @@
+"""`ifcheck evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ifcheck.cli import options, terminal
+from ifcheck.cli.session import Session
+from ifcheck.errors import EXIT_BELOW_THRESHOLD
+
+
+def evaluate(
+    session: Session,
+    influence: Annotated[
+        list[Path], typer.Option("--influence", help="Predicted changes; repeatable.")
+    ],
+    retrain: Annotated[list[Path], typer.Option("--retrain", help="True changes; repeatable.")],
+    eigen: Annotated[Path | None, typer.Option("--eigen", help="Eigenvalues.")] = None,
+    top_k: options.TopK = None,
+    min_spearman: options.MinSpearman = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File for the records.")] = None,
+    force: options.Force = False,
+) -> None:
+    """Say how well every prediction agrees with every truth.
+
+    Example: `ifcheck evaluate --influence run/influence-paper.npz --retrain run/retrain-warm.npz`
+    """
+    flags = {"evaluate.top_k": top_k, "evaluate.min_spearman": min_spearman}
+    config = session.configure(flags)
+    from ifcheck.artifacts import require_free
+    from ifcheck.cli.summaries import misses_threshold
+    from ifcheck.cli.tables import show_agreement
+    from ifcheck.stages.evaluate import evaluate as run_stage
+    from ifcheck.stages.tables import plain
+
+    if session.dry_run:
+        pairs = len(influence) * len(retrain)
+        terminal.show_note(f"would compare {pairs} pairs of files; takes seconds.")
+        return
+    if out is not None:
+        require_free(out, force)
+    evaluation = run_stage(config, influence, retrain, eigen, out)
+    if session.json:
+        terminal.show_json(plain(evaluation.to_dict(config)))
+    else:
+        show_agreement(evaluation.summaries)
+    if misses_threshold(evaluation.summaries, config.evaluate.min_spearman):
+        raise typer.Exit(EXIT_BELOW_THRESHOLD)

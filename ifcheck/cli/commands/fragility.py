@@ -1,0 +1,90 @@
+"""`ifcheck fragility`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ifcheck.cli import options, terminal
+from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
+from ifcheck.errors import EXIT_BELOW_THRESHOLD
+
+SWEPT = ("depth", "width")
+
+
+def fragility(
+    session: Session,
+    dataset: options.Dataset = None,
+    network: options.Network = None,
+    depth: options.Depths = None,
+    width: options.Widths = None,
+    activation: options.Activation = None,
+    variant: options.Variants = None,
+    seeds: options.Seeds = None,
+    epochs: options.Epochs = None,
+    polish: options.Polish = None,
+    removals: options.Removals = None,
+    estimators: Annotated[
+        str | None, typer.Option("--estimator", help="Estimators to compare; a list.")
+    ] = None,
+    truths: Annotated[
+        str | None,
+        typer.Option("--truth", help="Truths to compare; a list. warm:all moves all parameters."),
+    ] = None,
+    retrain_epochs: Annotated[
+        int | None, typer.Option("--retrain-epochs", help="Epochs of retraining.")
+    ] = None,
+    test_points: options.TestPoints = None,
+    limit_train: options.LimitTrain = None,
+    limit_test: options.LimitTest = None,
+    min_spearman: options.MinSpearman = None,
+    out: Annotated[Path, typer.Option("--out", help="Study folder; resumed.")] = Path("study"),
+) -> None:
+    """Run the whole study: every stage for every size and variant, resumable.
+
+    Example: `ifcheck fragility --dataset iris --width 5 --seeds 50 --out study/`
+    """
+    described = {k: v for k, v in dotted(locals(), DESCRIPTION_KEYS).items() if "depth" not in k}
+    described = {k: v for k, v in described.items() if k not in ("network.width", "variant.name")}
+    flags: dict[str, Any] = {
+        **described,
+        "study.sizes": _sizes(depth, width),
+        "study.variants": variant,
+        "study.estimators": estimators,
+        "study.truths": truths,
+        "train.seeds": seeds,
+        "train.epochs": epochs,
+        "train.polish": polish,
+        "retrain.removals": removals,
+        "retrain.epochs": retrain_epochs,
+        "evaluate.min_spearman": min_spearman,
+    }
+    config = session.configure(flags)
+    from ifcheck.cli.summaries import misses_threshold
+    from ifcheck.cli.tables import show_study
+    from ifcheck.stages.fragility import fragility as run_stage
+    from ifcheck.stages.tables import plain
+
+    if session.dry_run:
+        from ifcheck.cli.plans import show_plan
+        from ifcheck.stages.estimate import estimate_study
+
+        show_plan(session, estimate_study(config))
+        return
+    with terminal.live_progress() as reporter:
+        study = run_stage(config, out, reporter)
+    if session.json:
+        record = {"out": str(study.out), "summaries": study.summaries, "tests": study.tests}
+        terminal.show_json(plain(record))
+    else:
+        show_study(study)
+    if misses_threshold(study.summaries, config.evaluate.min_spearman):
+        raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _sizes(depth: str | None, width: str | None) -> list[dict[str, str]] | None:
+    """Return the sweep that the flags ask for; depth and width are crossed."""
+    given = {name: value for name, value in zip(SWEPT, (depth, width), strict=True) if value}
+    return [given] if given else None

@@ -1,0 +1,79 @@
+"""`ifcheck influence`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ifcheck.cli import options, terminal
+from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
+
+INFLUENCE_KEYS = {
+    name: f"influence.{name}"
+    for name in ("estimator", "params", "hessian", "damping", "solver", "normalisation")
+}
+
+
+def influence(
+    session: Session,
+    sources: options.Sources,
+    estimator: options.EstimatorName = None,
+    params: options.Params = None,
+    hessian: options.Hessian = None,
+    damping: options.Damping = None,
+    solver: options.SolverName = None,
+    normalisation: options.NormalisationName = None,
+    dataset: options.Dataset = None,
+    network: options.Network = None,
+    depth: options.Depth = None,
+    width: options.Width = None,
+    activation: options.Activation = None,
+    variant: options.Variant = None,
+    test_points: options.TestPoints = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File; RUN/influence-ESTIMATOR.npz if left out.")
+    ] = None,
+    force: options.Force = False,
+) -> None:
+    """Predict the change of the test loss if each training row is removed.
+
+    Example: `ifcheck influence run/ --estimator objective --out run/influence-objective.npz`
+    """
+    flags = {**dotted(locals(), DESCRIPTION_KEYS), **dotted(locals(), INFLUENCE_KEYS)}
+    config = session.configure(flags)
+    from ifcheck.artifacts import require_free
+    from ifcheck.cli.summaries import artifact_record, default_out, extreme, worst
+    from ifcheck.stages.influence import influence as run_stage
+
+    if session.dry_run:
+        from ifcheck.cli.plans import show_plan
+        from ifcheck.stages.estimate import estimate_influence
+
+        show_plan(session, estimate_influence(config, sources))
+        return
+    target = out or default_out(sources, f"influence-{config.influence.estimator}.npz")
+    require_free(target, force)
+    with terminal.live_progress() as reporter:
+        artifact = run_stage(config, sources, target, reporter, session.explicit(flags))
+    if session.json:
+        terminal.show_json(artifact_record(artifact))
+        return
+    settings = artifact.meta["config"]["influence"]
+    terminal.show_facts(
+        f"scores of {len(artifact['train_ids'])} rows, {len(artifact['seeds'])} networks, "
+        f"estimator {settings['estimator']}",
+        {
+            "parameters": f"{settings['params']}; Hessian of the {settings['hessian']}, "
+            f"damping {settings['damping']:g}, normalisation {settings['normalisation']}",
+            "score": f"{extreme(artifact['scores'])} nats (positive: removal hurts)",
+            "Hessian eigenvalues": f"{artifact['hessian_min'].min():.3g} to "
+            f"{artifact['hessian_max'].max():.3g} (undamped)",
+            "null space": f"{worst(artifact['null_space'])} dimensions at most; "
+            f"{worst(artifact['negative'])} negative eigenvalues at most",
+            "residual of the solve": f"{artifact['rel_residual'].max():.2g} at most, relative; "
+            f"{artifact['converged'].mean():.0%} converged",
+            "written": str(artifact.path),
+        },
+    )

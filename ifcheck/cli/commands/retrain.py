@@ -1,0 +1,100 @@
+"""`ifcheck retrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ifcheck.cli import options, terminal
+from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
+
+if TYPE_CHECKING:
+    from ifcheck.artifacts import Artifact
+
+RETRAIN_KEYS = {
+    name: f"retrain.{name}"
+    for name in (
+        "truth",
+        "params",
+        "removals",
+        "epochs",
+        "normalisation",
+        "trajectory",
+        "swa_restart",
+    )
+}
+
+
+def retrain(
+    session: Session,
+    sources: options.Sources,
+    truth: options.TruthName = None,
+    removals: options.Removals = None,
+    influence: Annotated[
+        Path | None, typer.Option("--influence", help="Scores that top-score:K ranks by.")
+    ] = None,
+    params: options.Params = None,
+    epochs: options.RetrainEpochs = None,
+    normalisation: options.NormalisationName = None,
+    trajectory: options.Trajectory = None,
+    swa_restart: options.SwaRestart = None,
+    dataset: options.Dataset = None,
+    network: options.Network = None,
+    depth: options.Depth = None,
+    width: options.Width = None,
+    activation: options.Activation = None,
+    variant: options.Variant = None,
+    test_points: options.TestPoints = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File; RUN/retrain-TRUTH.npz if left out.")
+    ] = None,
+    force: options.Force = False,
+) -> None:
+    """Remove rows and retrain: the true change of the test loss, null run included.
+
+    Example: `ifcheck retrain run/ --truth warm --removals top-loss:40 --out run/retrain-warm.npz`
+    """
+    flags = {**dotted(locals(), DESCRIPTION_KEYS), **dotted(locals(), RETRAIN_KEYS)}
+    config = session.configure(flags)
+    from ifcheck.artifacts import require_free
+    from ifcheck.cli.summaries import default_out
+    from ifcheck.stages.retrain import retrain as run_stage
+
+    if session.dry_run:
+        from ifcheck.cli.plans import show_plan
+        from ifcheck.stages.estimate import estimate_retraining
+
+        show_plan(session, estimate_retraining(config, sources))
+        return
+    target = out or default_out(sources, f"retrain-{config.retrain.truth}.npz")
+    require_free(target, force)
+    with terminal.live_progress() as reporter:
+        artifact = run_stage(config, sources, target, reporter, session.explicit(flags), influence)
+    _show(session, artifact)
+
+
+def _show(session: Session, artifact: Artifact) -> None:
+    from ifcheck.cli.summaries import artifact_record, extreme, median
+
+    if session.json:
+        terminal.show_json(artifact_record(artifact))
+        return
+    for reason in artifact.meta["reasons"]:
+        terminal.show_note(f"refused: {reason}")
+    settings = artifact.meta["config"]["retrain"]
+    drift = artifact["null_loss_after"] - artifact["loss_before"]
+    changes = artifact["loss_after"] - artifact["null_loss_after"][..., None]
+    terminal.show_facts(
+        f"{artifact['removed_ids'].shape[1]} rows removed in turn, "
+        f"{len(artifact['seeds'])} networks, truth {settings['truth']}",
+        {
+            "moved": f"{settings['params']}, normalisation {settings['normalisation']}",
+            "true change": f"{extreme(changes)} nats, null drift taken off",
+            "null drift": f"{median(abs(drift))} nats (median size; removing nothing)",
+            "gradient norm": f"{median(artifact['grad_norm'])} (median at the end)",
+            "converged": f"{artifact['converged'].mean():.0%}",
+            "written": str(artifact.path),
+        },
+    )

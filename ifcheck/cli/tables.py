@@ -1,0 +1,194 @@
+"""The tables that evaluate and fragility end with; each fits 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ifcheck.cli import terminal
+from ifcheck.cli.terminal import UNDEFINED, number
+from ifcheck.stages.fragility import Study
+
+Row = Mapping[str, Any]
+
+DISAGREEMENT_SHOWN = 0.05  # power iteration off by more than this is marked in the table
+ALPHA = 0.05
+
+
+def show_agreement(summaries: Sequence[Row]) -> None:
+    """Show one row per pair of an influence file and a retrain file."""
+    rows = [
+        [
+            _pair_name(s),
+            interval(s["abs_spearman_mean"], s["abs_spearman_ci95"]),
+            number(s["spearman_median"]),
+            number(s["slope_median"]),
+            number(s["r2_median"]),
+            number(s["sign_agreement_mean"], 2),
+            f"{number(s['top_k_overlap_mean'], 2)} ({number(s['top_k_chance'], 2)})",
+            number(s["null_drift_median"], 2),
+        ]
+        for s in summaries
+    ]
+    columns = [
+        "prediction / truth",
+        "|Spearman|",
+        "median",
+        "slope",
+        "R²",
+        "signs",
+        "top-k (chance)",
+        "drift",
+    ]
+    terminal.show_table("agreement of predicted and true changes", columns, rows)
+    for summary in summaries:
+        _show_remarks(_pair_name(summary), summary)
+
+
+def _pair_name(summary: Row) -> str:
+    """Return the two files' names without what all of them have in common."""
+    prediction = summary["influence"].removesuffix(".npz").removeprefix("influence-")
+    truth = summary["retrain"].removesuffix(".npz").removeprefix("retrain-")
+    return f"{prediction} / {truth}"
+
+
+def _show_remarks(name: str, summary: Row) -> None:
+    if summary["reason"]:
+        terminal.show_note(f"{name}: {summary['reason']}")
+    elif "both" not in summary["normalisation"]:
+        terminal.show_note(f"{name}: {summary['normalisation']}")
+
+
+def show_study(study: Study) -> None:
+    """Show the agreement of every cell, the tests across cells, and what they say."""
+    rows = [row for row in study.summaries if "estimator" in row]
+    pairs = list(dict.fromkeys(_pair(row) for row in rows))
+    cells: dict[str, list[Row]] = {}
+    for row in rows:
+        cells.setdefault(row["cell"], []).append(row)
+    terminal.show_table(
+        "|Spearman| of predicted and true changes: mean ± 95% interval over seeds",
+        ["variant size", *(_header(pair) for pair in pairs), "top eig.", "drift", "publ."],
+        [_study_row(found, pairs) for found in cells.values()],
+    )
+    _show_legend(rows)
+    _show_tests(study.tests)
+    for row in study.summaries:
+        if "estimator" not in row:
+            terminal.show_note(f"{row['cell']}: {row['reason']}")
+    for sentence in dict.fromkeys(_refusals(rows)):
+        terminal.show_note(sentence)
+    for found in cells.values():
+        terminal.stdout().print(_reading(found), soft_wrap=True)
+    terminal.stdout().print(f"written: {study.out}", soft_wrap=True)
+
+
+def interval(mean: float, half_width: float) -> str:
+    """Return mean ± half-width in as few characters as two digits take."""
+    if mean != mean:
+        return UNDEFINED
+    if half_width != half_width:
+        return f"{mean:.2f}"
+    return f"{mean:.2f}±{half_width:.2f}".replace("±0.", "±.")
+
+
+def _pair(row: Row) -> tuple[str, str, str]:
+    return row["estimator"], row["truth"], row["retrain_params"]
+
+
+def _header(pair: tuple[str, str, str]) -> str:
+    estimator, truth, params = pair
+    return f"{estimator}\n{truth}" + ("" if params == "head" else f":{params}")
+
+
+def _size(row: Row) -> str:
+    return f"{row['depth']}x{row['width']}" if row["depth"] is not None else row["network"]
+
+
+def _study_row(found: Sequence[Row], pairs: Sequence[tuple[str, str, str]]) -> list[str]:
+    by_pair = {_pair(row): row for row in found}
+    first = found[0]
+    agreements = [
+        interval(by_pair[pair]["abs_spearman_mean"], by_pair[pair]["abs_spearman_ci95"])
+        if pair in by_pair
+        else UNDEFINED
+        for pair in pairs
+    ]
+    return [
+        f"{first['variant']} {_size(first)}",
+        *agreements,
+        number(first["top_eigenvalue_median"]) + ("*" if _methods_disagree(first) else ""),
+        number(first["null_drift_median"], 2),
+        number(first["published_abs_spearman"], 2),
+    ]
+
+
+def _methods_disagree(row: Row) -> bool:
+    difference = row["top_eigenvalue_disagreement"]
+    return difference is not None and difference > DISAGREEMENT_SHOWN
+
+
+def _show_legend(rows: Sequence[Row]) -> None:
+    chance = number(rows[0]["chance_abs_spearman"], 2)
+    lines = [
+        f"size: depth x width; chance level of |Spearman|: {chance}; "
+        "drift: median change of the test loss when nothing is removed",
+        "top eig.: median over seeds; publ.: |Spearman| of the authors' released files "
+        "(estimator authors, whole network retrained)",
+    ]
+    if any(_methods_disagree(row) for row in rows):
+        lines.append(
+            f"*: power iteration is off the dense eigenvalue by more than "
+            f"{DISAGREEMENT_SHOWN:.0%} on the median seed"
+        )
+    for line in lines:
+        terminal.stdout().print(line, style="dim", soft_wrap=True)
+
+
+def _show_tests(tests: Sequence[Row]) -> None:
+    shown = [t for t in tests if t["test"] in ("one-way ANOVA", "Friedman")]
+    rows = [
+        [
+            _test_name(test),
+            f"{test['across']} within {test['within']}",
+            test["test"],
+            number(test["p_value"], 2),
+            f"{number(test['effect_size'], 2)}",
+        ]
+        for test in shown
+    ]
+    if rows:
+        columns = ["quantity", "across", "test", "p", "effect"]
+        terminal.show_table(
+            f"do sizes or variants differ? (effect: eta squared, Kendall's W; alpha {ALPHA})",
+            columns,
+            rows,
+        )
+
+
+def _test_name(test: Row) -> str:
+    if "estimator" not in test:
+        return str(test["quantity"])
+    return f"{test['quantity']} {test['estimator']}/{test['truth']}"
+
+
+def _refusals(rows: Sequence[Row]) -> list[str]:
+    return [f"{row['variant']}, {row['truth']}: {row['reason']}" for row in rows if row["reason"]]
+
+
+def _reading(found: Sequence[Row]) -> str:
+    """Return one sentence on what a cell's numbers say."""
+    first = found[0]
+    name = f"{first['variant']} {_size(first)}"
+    usable = [row for row in found if row["abs_spearman_mean"] == row["abs_spearman_mean"]]
+    if not usable:
+        return f"{name}: no agreement could be computed."
+    best = max(usable, key=lambda row: row["abs_spearman_mean"])
+    worst = min(usable, key=lambda row: row["abs_spearman_mean"])
+    drift, change = first["null_drift_median"], first["true_change_median"]
+    return (
+        f"{name}: best {best['estimator']} against {best['truth']} "
+        f"({number(best['abs_spearman_mean'], 2)}), worst {worst['estimator']} against "
+        f"{worst['truth']} ({number(worst['abs_spearman_mean'], 2)}); removing nothing moves "
+        f"the test loss by {number(drift, 2)}, removing a row by {number(change, 2)} nats."
+    )

@@ -1,0 +1,1 @@
+"""The stages: artifacts in, artifact out; they never print."""

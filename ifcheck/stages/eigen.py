@@ -1,0 +1,62 @@
+"""Stage `eigen`: the largest eigenvalues of each trained network's Hessian."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ifcheck.artifacts import Artifact, write_artifact
+from ifcheck.config import Config
+from ifcheck.spectrum import SPECTRA
+from ifcheck.stages.reporting import Reporter, Silent
+from ifcheck.stages.run import load_run
+
+
+def eigen(
+    config: Config,
+    sources: Sequence[Path],
+    out: Path,
+    reporter: Reporter | None = None,
+    explicit: dict[str, Any] | None = None,
+) -> Artifact:
+    """Measure the curvature of every seed with the configured method; write `out`.
+
+    Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
+    """
+    started = time.perf_counter()
+    reporter = reporter or Silent()
+    method = SPECTRA.create(config.eigen.method)
+    run = load_run(sources, config, explicit or {}, reporter)
+    train = run.tensors()["train"]
+    progress = reporter.step(f"eigenvalues ({config.eigen.method})", len(run.seeds))
+    found = []
+    for seed, network in zip(run.seeds, run.networks, strict=True):
+        found.append(
+            method.eigenvalues(
+                network,
+                run.setup.objective,
+                train,
+                with_regulariser=config.eigen.hessian == "objective",
+                top=config.eigen.top,
+                seed=int(seed),
+            )
+        )
+        progress(1)
+    arrays = {
+        "seeds": run.seeds,
+        "values": torch.stack([e.values for e in found]).cpu().numpy(),
+        "rel_residual": torch.stack([e.rel_residual for e in found]).cpu().numpy(),
+        "min_value": np.array([e.smallest for e in found]),
+        "max_value": np.array([e.largest for e in found]),
+    }
+    meta = {
+        "config": run.setup.describe("eigen"),
+        "parents": run.parents,
+        **run.setup.environment(started),
+    }
+    return write_artifact(out, "eigen", arrays, meta)

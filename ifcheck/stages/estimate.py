@@ -1,0 +1,196 @@
+"""What a command would cost: the same stages at a small size, extrapolated.
+
+A stage's time is taken as a + b * epochs from two short runs with the real shapes, or as
+proportional to the number of seeds from a run with a few; its memory is that of the short run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ifcheck.artifacts import find_checkpoints
+from ifcheck.config import Config
+from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
+from ifcheck.stages.cells import Cell
+from ifcheck.stages.eigen import eigen
+from ifcheck.stages.evaluate import evaluate
+from ifcheck.stages.fragility import check_study
+from ifcheck.stages.influence import influence
+from ifcheck.stages.retrain import retrain
+from ifcheck.stages.train import parameter_count, train
+
+TRAIN_SAMPLES = (40, 240)  # epochs; long enough for the second to dwarf start-up
+RETRAIN_SAMPLES = (10, 60)
+SEED_SAMPLE = 4  # seeds that stand for all where time is proportional to their number
+PICTURE_SECONDS = 4.0  # measured for four figures, import of matplotlib included
+STARTUP_SECONDS = 3.0  # measured for importing torch and scipy on two cores
+
+
+@dataclass
+class Estimate:
+    """What a command would need."""
+
+    seconds: dict[str, float] = field(default_factory=dict)  # by step
+    disk_bytes: float = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Largest memory of this process so far, in which every shape was alive once."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def add(self, step: str, seconds: float, times: int = 1) -> None:
+        self.seconds[step] = self.seconds.get(step, 0.0) + seconds * times
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "total_seconds": self.total_seconds,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+        }
+
+
+def estimate_training(config: Config) -> Estimate:
+    """Return what `ifcheck train` would need."""
+    estimate = Estimate({"start": STARTUP_SECONDS})
+    with tempfile.TemporaryDirectory() as folder:
+        estimate.add("train", _training(config, Path(folder)))
+        estimate.disk_bytes = _size(Path(folder))
+    return estimate
+
+
+def estimate_influence(config: Config, sources: Sequence[Path]) -> Estimate:
+    """Return what `ifcheck influence` would need."""
+    return _from_checkpoints("influence", influence, config, sources)
+
+
+def estimate_eigenvalues(config: Config, sources: Sequence[Path]) -> Estimate:
+    """Return what `ifcheck eigen` would need."""
+    return _from_checkpoints("eigen", eigen, config, sources)
+
+
+def estimate_retraining(config: Config, sources: Sequence[Path]) -> Estimate:
+    """Return what `ifcheck retrain` would need."""
+    estimate = Estimate({"start": STARTUP_SECONDS})
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "retrain.npz"
+        estimate.add("retrain", _retraining(config, sources, out))
+        estimate.disk_bytes = _size(Path(folder))
+    return estimate
+
+
+def estimate_study(config: Config) -> Estimate:
+    """Return what `ifcheck fragility` would need, from one sample of each size."""
+    estimate = Estimate({"start": STARTUP_SECONDS, "figures": PICTURE_SECONDS})
+    by_size: dict[str, list[Cell]] = {}
+    for cell in check_study(config):
+        by_size.setdefault(str(cell.options), []).append(cell)
+    for alike in by_size.values():
+        _add_cell(estimate, alike[-1], len(alike))
+    return estimate
+
+
+def _add_cell(estimate: Estimate, cell: Cell, times: int) -> None:
+    """Add what `times` cells of this size need."""
+    config = cell.config
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        estimate.add("train", _training(config, folder), times)
+        few = find_checkpoints([folder])[:SEED_SAMPLE]
+        scale = len(config.train.seeds) / len(few)
+        files = []
+        for estimator in config.study.estimators:
+            part = _replace(config, "influence", estimator=estimator)
+            files.append(folder / f"influence-{estimator}.npz")
+            seconds = _timed(influence, part, few, files[-1])
+            estimate.add("influence", seconds * scale, times)
+        for text in config.study.truths:
+            truth, _, params = text.partition(":")
+            part = _replace(config, "retrain", truth=truth, params=params or config.retrain.params)
+            seconds = _retraining(part, [folder], folder / f"retrain-{truth}.npz")
+            estimate.add(f"retrain {text}", seconds, times)
+        methods = [config.eigen.method]
+        if parameter_count(config) <= MAX_DENSE_PARAMETERS:
+            methods.append("dense")
+        for method in methods:
+            part = _replace(config, "eigen", method=method)
+            seconds = _timed(eigen, part, few, folder / f"eigen-{method}.npz")
+            estimate.add("eigen", seconds * scale, times)
+        truth = config.study.truths[0].partition(":")[0]
+        retrain(
+            _replace(config, "retrain", truth=truth, epochs=RETRAIN_SAMPLES[0]),
+            few,
+            folder / "few.npz",
+        )
+        started = time.perf_counter()
+        evaluate(config, files, [folder / "few.npz"])
+        seconds = (time.perf_counter() - started) * scale * len(config.study.truths)
+        estimate.add("evaluate", seconds, times)
+        estimate.disk_bytes += _size(folder) * times
+
+
+def _from_checkpoints(
+    name: str, stage: Callable[..., Any], config: Config, sources: Sequence[Path]
+) -> Estimate:
+    estimate = Estimate({"start": STARTUP_SECONDS})
+    checkpoints = find_checkpoints(sources)
+    few = checkpoints[:SEED_SAMPLE]
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = _timed(stage, config, few, Path(folder) / f"{name}.npz")
+        scale = len(checkpoints) / len(few)
+        estimate.add(name, seconds * scale)
+        estimate.disk_bytes = _size(Path(folder)) * scale
+    return estimate
+
+
+def _training(config: Config, folder: Path) -> float:
+    def run(epochs: int) -> float:
+        return _timed(train, _replace(config, "train", epochs=epochs), folder)
+
+    return _extrapolate(run, TRAIN_SAMPLES, config.train.epochs)
+
+
+def _retraining(config: Config, sources: Sequence[Path], out: Path) -> float:
+    def run(epochs: int) -> float:
+        return _timed(retrain, _replace(config, "retrain", epochs=epochs), sources, out)
+
+    return _extrapolate(run, RETRAIN_SAMPLES, config.retrain.epochs)
+
+
+def _extrapolate(run: Callable[[int], float], samples: tuple[int, int], epochs: int) -> float:
+    """Return the time of `epochs` from the times of two smaller numbers of them."""
+    short, long = (min(sample, epochs) for sample in samples)
+    run(short)  # the first call pays for what torch and the data set load once
+    first, second = run(short), run(long)
+    if long == short:
+        return second
+    per_epoch = max(0.0, (second - first) / (long - short))
+    return first + per_epoch * (epochs - short)
+
+
+def _timed(stage: Callable[..., Any], *arguments: Any) -> float:
+    started = time.perf_counter()
+    stage(*arguments)
+    return time.perf_counter() - started
+
+
+def _replace(config: Config, section: str, **values: Any) -> Config:
+    replaced = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: replaced})
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

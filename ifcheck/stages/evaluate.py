@@ -1,0 +1,226 @@
+"""Stage `evaluate`: how well predicted changes agree with true ones, pair by pair of files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ifcheck import provenance
+from ifcheck.agreement.metrics import agreement, chance_absolute_correlation
+from ifcheck.agreement.statistics import mean_interval, rank_correlation
+from ifcheck.artifacts import Artifact, read_artifact
+from ifcheck.config import Config, EvaluateConfig
+from ifcheck.errors import ArtifactMismatch
+from ifcheck.stages.tables import write_json
+
+BOOTSTRAP_SEED = 0  # resamples are shared by all records, so that their intervals compare
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One record per (seed, test point, influence file, retrain file), and one summary a pair."""
+
+    records: list[dict[str, Any]]
+    summaries: list[dict[str, Any]]
+    parents: dict[str, str]
+
+    def to_dict(self, config: Config) -> dict[str, Any]:
+        """Return what `evaluation.json` holds."""
+        meta = {
+            "kind": "evaluation",
+            "config": config.to_dict()["evaluate"],
+            "parents": self.parents,
+            "versions": provenance.versions(),
+            "code": provenance.code_revision(),
+        }
+        return {"meta": meta, "records": self.records, "summaries": self.summaries}
+
+
+def evaluate(
+    config: Config,
+    influence_files: Sequence[Path],
+    retrain_files: Sequence[Path],
+    eigen_file: Path | None = None,
+    out: Path | None = None,
+) -> Evaluation:
+    """Compare every influence file with every retrain file; write `out` if given.
+
+    Raises: ArtifactUnreadable, ArtifactMismatch where files come from different checkpoints.
+    """
+    influences = [read_artifact(path, "influence") for path in influence_files]
+    retrains = [read_artifact(path, "retrain") for path in retrain_files]
+    eigen = None if eigen_file is None else read_artifact(eigen_file, "eigen")
+    everything = [*influences, *retrains, *([] if eigen is None else [eigen])]
+    _require_one_origin(everything)
+    records, summaries = [], []
+    for predicted in influences:
+        for true in retrains:
+            pair = _compare(predicted, true, eigen, config.evaluate)
+            records += pair
+            summaries.append(_summarise(pair, predicted, true, config.evaluate))
+    parents = {artifact.path.name: provenance.file_digest(artifact.path) for artifact in everything}
+    evaluation = Evaluation(records, summaries, parents)
+    if out is not None:
+        write_json(out, evaluation.to_dict(config))
+    return evaluation
+
+
+def _require_one_origin(artifacts: Sequence[Artifact]) -> None:
+    first = artifacts[0]
+    for artifact in artifacts[1:]:
+        if artifact.parents == first.parents:
+            continue
+        names = artifact.parents.keys() | first.parents.keys()
+        name = min(n for n in names if artifact.parents.get(n) != first.parents.get(n))
+        raise ArtifactMismatch(
+            f"{artifact.path.name} was made from checkpoint {name} "
+            f"{artifact.parents.get(name, 'absent')[:8]}, {first.path.name} from "
+            f"{first.parents.get(name, 'absent')[:8]}.",
+            remedy="Evaluate files that were made from the same checkpoints.",
+        )
+
+
+def _compare(
+    influence: Artifact, retrain: Artifact, eigen: Artifact | None, settings: EvaluateConfig
+) -> list[dict[str, Any]]:
+    """Return one record per seed and test point. All files share seeds by their checkpoints."""
+    records = []
+    for s, seed in enumerate(influence["seeds"].tolist()):
+        place = retrain["seeds"].tolist().index(seed)
+        positions = _positions(influence, retrain["removed_ids"][place], retrain.path)
+        for t, test_id in enumerate(influence["test_ids"][s].tolist()):
+            before = retrain["loss_before"][place, t]
+            after = retrain["loss_after"][place, t]
+            null = retrain["null_loss_after"][place, t]
+            found = agreement(
+                influence["scores"][s, t, positions],
+                after - before,
+                after - null,
+                top_k=settings.top_k,
+                confidence=settings.confidence,
+                bootstrap_samples=settings.bootstrap_samples,
+                seed=BOOTSTRAP_SEED,
+            )
+            records.append(
+                {
+                    "seed": seed,
+                    "test_id": test_id,
+                    "influence": influence.path.name,
+                    "retrain": retrain.path.name,
+                    **found.to_record(),
+                    "test_loss": float(before),
+                    "null_drift": float(null - before),
+                    "true_change_median": _median_size(after - null),
+                    "rel_residual": float(influence["rel_residual"][s, t]),
+                    "converged_share": float(retrain["converged"][place].mean()),
+                    "top_eigenvalue": _top_eigenvalue(eigen, seed),
+                    "status": _status(retrain, after),
+                }
+            )
+    return records
+
+
+def _positions(influence: Artifact, removed: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
+    """Return where the removed rows stand among the scored ones."""
+    ids = influence["train_ids"]
+    positions = np.searchsorted(ids, removed)
+    if not np.array_equal(ids[np.minimum(positions, len(ids) - 1)], removed):
+        raise ArtifactMismatch(
+            f"{path.name} removed rows that {influence.path.name} did not score.",
+            remedy="Make both from the same data.",
+        )
+    return positions
+
+
+def _top_eigenvalue(eigen: Artifact | None, seed: int) -> float:
+    if eigen is None:
+        return float("nan")
+    return float(eigen["values"][eigen["seeds"].tolist().index(seed), 0])
+
+
+def _median_size(changes: NDArray[np.float64]) -> float:
+    finite = np.abs(changes[np.isfinite(changes)])
+    return float(np.median(finite)) if finite.size else float("nan")
+
+
+def _status(retrain: Artifact, after: NDArray[np.float64]) -> str:
+    if retrain.meta["reasons"]:
+        return "refused: " + "; ".join(retrain.meta["reasons"])
+    return "ok" if np.isfinite(after).all() else "failed: a retraining turned non-finite"
+
+
+def _summarise(
+    records: list[dict[str, Any]], influence: Artifact, retrain: Artifact, settings: EvaluateConfig
+) -> dict[str, Any]:
+    """Return the pair's means, medians and intervals over seeds and test points."""
+
+    def values(name: str) -> NDArray[np.float64]:
+        return np.array([record[name] for record in records], dtype=float)
+
+    spearman = values("spearman")
+    absolute = mean_interval(np.abs(spearman), settings.confidence)
+    eigenvalues = values("top_eigenvalue")
+    link = rank_correlation(np.abs(spearman), eigenvalues)
+    predicted_by = influence.meta["config"]["influence"]
+    found_by = retrain.meta["config"]["retrain"]
+    return {
+        "influence": influence.path.name,
+        "retrain": retrain.path.name,
+        "estimator": predicted_by["estimator"],
+        "truth": found_by["truth"],
+        "retrain_params": found_by["params"],
+        "abs_spearman_mean": absolute.mean,
+        "abs_spearman_ci95": absolute.half_width,
+        "spearman_mean": _mean(spearman),
+        "spearman_median": _median(spearman),
+        "negative_fraction": _mean(np.where(np.isfinite(spearman), spearman < 0, np.nan)),
+        "abs_pearson_mean": _mean(np.abs(values("pearson"))),
+        "slope_median": _median(values("slope")),
+        "intercept_median": _median(values("intercept")),
+        "r2_median": _median(values("r2")),
+        "sign_agreement_mean": _mean(values("sign_agreement")),
+        "top_k_overlap_mean": _mean(values("top_k_overlap")),
+        "top_k_chance": _mean(values("top_k_chance")),
+        "chance_abs_spearman": chance_absolute_correlation(int(records[0]["n"])),
+        "null_drift_median": _median(np.abs(values("null_drift"))),
+        "true_change_median": _median(values("true_change_median")),
+        "rel_residual_max": float(np.max(values("rel_residual"))),
+        "converged_share": _mean(values("converged_share")),
+        "top_eigenvalue_link": link.effect_size,
+        "top_eigenvalue_link_p": link.p_value,
+        "n": absolute.n,
+        "undefined": absolute.excluded,
+        "reason": _reason(records),
+        "normalisation": _normalisation_note(predicted_by, found_by),
+    }
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")
+
+
+def _reason(records: list[dict[str, Any]]) -> str:
+    """Return why records have no Spearman correlation, most frequent reason first."""
+    reasons = [r["status"] for r in records if r["status"] != "ok"]
+    reasons += [r["reasons"]["spearman"] for r in records if "spearman" in r["reasons"]]
+    return max(reasons, key=reasons.count) if reasons else ""
+
+
+def _normalisation_note(predicted: dict[str, Any], true: dict[str, Any]) -> str:
+    if predicted["normalisation"] == true["normalisation"]:
+        return f"both {true['normalisation']}"
+    return (
+        f"prediction {predicted['normalisation']}, truth {true['normalisation']}: "
+        "the intercept and signs differ by a constant, ranks do not"
+    )

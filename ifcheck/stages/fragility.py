@@ -1,0 +1,234 @@
+"""Stage `fragility`: the whole study, cell by cell, resumable, with tables and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ifcheck.artifacts import Artifact, read_artifact
+from ifcheck.artifacts.files import CHECKPOINT_FOLDER
+from ifcheck.config import Config
+from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
+from ifcheck.errors import RunFailed
+from ifcheck.removal import TRUTHS
+from ifcheck.scores import ESTIMATORS
+from ifcheck.spectrum import SPECTRA
+from ifcheck.stages import comparisons, pictures, summaries
+from ifcheck.stages.cells import Cell, cells_of
+from ifcheck.stages.eigen import eigen
+from ifcheck.stages.evaluate import evaluate
+from ifcheck.stages.influence import influence
+from ifcheck.stages.reporting import Prefixed, Reporter, Silent
+from ifcheck.stages.resume import claim_study, reusable, reusable_training
+from ifcheck.stages.retrain import retrain, with_trajectory
+from ifcheck.stages.setup import make_setup
+from ifcheck.stages.tables import write_csv
+from ifcheck.stages.train import parameter_count, train
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study found; the same rows as its CSV files."""
+
+    out: Path
+    results: list[Row]
+    summaries: list[Row]
+    tests: list[Row]
+
+
+def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> Study:
+    """Run every stage for every cell of the study; write tables and figures into `out`.
+
+    Files that the same configuration finished are used again, so an interrupted study goes
+    on where it stopped. A cell that fails while running is recorded as failed and the others
+    go on. Raises: UnusableInput, OutputRefused; RunFailed if no cell was left.
+    """
+    reporter = reporter or Silent()
+    cells = check_study(config)
+    claim_study(config, out)
+    study = Study(out, [], [], [])
+    panels: list[pictures.CellPictures] = []
+    progress = reporter.step("cells", len(cells))
+    for cell in cells:
+        try:
+            files = _CellFiles.ensure(cell, out / "cells" / cell.id, reporter)
+            results, rows = files.evaluate()
+            study.results.extend(results)
+            study.summaries.extend(rows)
+            if cell.options == cells[0].options:
+                panels.append(files.pictures(reporter))
+        except (RunFailed, MemoryError) as error:
+            reporter.note(f"{cell.id} failed: {error}")
+            study.results.append(summaries.failed_row(cell.columns, str(error)))
+            study.summaries.append(summaries.failed_row(cell.columns, str(error)))
+        write_csv(out / "results.csv", study.results, summaries.RESULT_COLUMNS)
+        write_csv(out / "summary.csv", study.summaries, summaries.SUMMARY_COLUMNS)
+        progress(1)
+    if not panels:
+        raise RunFailed(
+            f"no cell could be finished; the first: {study.summaries[0]['reason']}.",
+            remedy=f"See {out / 'results.csv'}.",
+        )
+    study.tests.extend(comparisons.compare_cells(study.results))
+    write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
+    pictures.draw(out / "figures", study.summaries, panels)
+    return study
+
+
+def check_study(config: Config) -> list[Cell]:
+    """Return the cells, with every name and option of the study known to be usable.
+
+    Raises: UnknownName, UnusableInput, before anything is computed.
+    """
+    cells = cells_of(config)
+    for cell in cells:
+        make_setup(cell.config)
+    for name in config.study.estimators:
+        ESTIMATORS.create(name)
+    for text in config.study.truths:
+        TRUTHS.create(text.partition(":")[0])
+    SPECTRA.create(config.eigen.method)
+    return cells
+
+
+@dataclass(frozen=True)
+class _CellFiles:
+    """The artifacts of one cell, made or found finished."""
+
+    cell: Cell
+    folder: Path
+    trained: Artifact
+    influences: list[Artifact]
+    retrains: list[Artifact]
+    eigen: Artifact
+    dense: Artifact | None  # where the network is small enough
+
+    @classmethod
+    def ensure(cls, cell: Cell, folder: Path, reporter: Reporter) -> _CellFiles:
+        """Bring every artifact of a cell into being, using again what is there."""
+        reporter = Prefixed(reporter, cell.id)
+        config = cell.config
+        trained = reusable_training(folder, make_setup(config).describe("train"))
+        if trained is None:
+            trained = train(config, folder, reporter)
+        makers = _Makers(folder, trained, reporter)
+        study = config.study
+        small = parameter_count(config) <= MAX_DENSE_PARAMETERS
+        return cls(
+            cell=cell,
+            folder=folder,
+            trained=trained,
+            influences=[
+                makers.ensure(f"influence-{name}", _section(config, "influence", estimator=name))
+                for name in study.estimators
+            ],
+            retrains=[
+                makers.ensure(f"retrain-{text.replace(':', '-')}", _with_truth(config, text))
+                for text in study.truths
+            ],
+            eigen=makers.ensure("eigen", config),
+            dense=makers.ensure("eigen-dense", _section(config, "eigen", method="dense"))
+            if small
+            else None,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the cell's artifacts took to make, all together."""
+        made = [self.trained, *self.influences, *self.retrains, self.eigen]
+        made += [] if self.dense is None else [self.dense]
+        return float(sum(artifact.meta["seconds"] for artifact in made))
+
+    def evaluate(self) -> tuple[list[Row], list[Row]]:
+        """Return the cell's rows for `results.csv` and for `summary.csv`."""
+        evaluation = evaluate(
+            self.cell.config,
+            [artifact.path for artifact in self.influences],
+            [artifact.path for artifact in self.retrains],
+            self.eigen.path,
+            self.folder / "evaluation.json",
+        )
+        columns = self.cell.columns
+        results = summaries.result_rows(columns, evaluation, self.trained, self.dense, self.seconds)
+        results += summaries.failed_seed_rows(columns, self.trained)
+        rows = summaries.summary_rows(
+            columns, evaluation, self.trained, self.eigen, self.dense, self.seconds
+        )
+        return results, rows
+
+    def pictures(self, reporter: Reporter) -> pictures.CellPictures:
+        """Return what figures 4 and 5 show of this cell, from its first finished seed."""
+        name, digest = next(iter(self.trained.parents.items()))
+        truth = self.retrains[0]
+        trajectory = None
+        if truth.meta["config"]["retrain"]["truth"] == "warm":
+            config = with_trajectory(
+                _with_truth(self.cell.config, self.cell.config.study.truths[0])
+            )
+            makers = _Makers(
+                self.folder, self.trained, Prefixed(reporter, self.cell.id), {name: digest}
+            )
+            trajectory = makers.ensure("trajectory", config)
+        return pictures.CellPictures(
+            self.cell.config.variant.name,
+            self.cell.id,
+            self.influences[0],
+            self.retrains,
+            trajectory,
+        )
+
+
+@dataclass(frozen=True)
+class _Makers:
+    """Makes artifacts of one cell from some of its checkpoints, unless they are there."""
+
+    folder: Path
+    trained: Artifact
+    reporter: Reporter
+    only: dict[str, str] | None = None  # checkpoints to use, by name; None: all of them
+
+    def ensure(self, name: str, config: Config) -> Artifact:
+        kind = KINDS[name.partition("-")[0]]
+        path = self.folder / f"{name}.npz"
+        parents = self.only or self.trained.parents
+        description = make_setup(config).describe(kind)
+        finished = np.isfinite(self.trained["train_loss"]).all(axis=1)
+        description["train"]["seeds"] = self.trained["seeds"][finished].tolist()[: len(parents)]
+        found = reusable(path, kind, description, parents)
+        if found is not None:
+            return found
+        sources = [self.folder / CHECKPOINT_FOLDER / checkpoint for checkpoint in parents]
+        STAGES[kind](config, sources, path, self.reporter)
+        return read_artifact(path, kind)
+
+
+KINDS = {
+    "influence": "influence",
+    "retrain": "retrain",
+    "trajectory": "retrain",
+    "eigen": "eigen",
+}
+STAGES: dict[str, Callable[..., Artifact]] = {
+    "influence": influence,
+    "retrain": retrain,
+    "eigen": eigen,
+}
+
+
+def _section(config: Config, section: str, **values: Any) -> Config:
+    """Return the configuration with some values of one section replaced."""
+    replaced = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: replaced})
+
+
+def _with_truth(config: Config, text: str) -> Config:
+    """Return the configuration for a truth such as `warm`, or `warm:all` for all parameters."""
+    truth, _, params = text.partition(":")
+    return _section(config, "retrain", truth=truth, params=params or config.retrain.params)

@@ -1,0 +1,66 @@
+"""Stage `influence`: predicted change of the test loss for every training row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ifcheck.artifacts import Artifact, write_artifact
+from ifcheck.config import Config
+from ifcheck.curvature.local import local_model
+from ifcheck.scores import Scores, influence_scores
+from ifcheck.stages.reporting import Reporter, Silent
+from ifcheck.stages.run import Run, load_run
+
+
+def influence(
+    config: Config,
+    sources: Sequence[Path],
+    out: Path,
+    reporter: Reporter | None = None,
+    explicit: dict[str, Any] | None = None,
+) -> Artifact:
+    """Score every training row of every seed with the configured estimator; write `out`.
+
+    Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch, Diverged.
+    """
+    started = time.perf_counter()
+    reporter = reporter or Silent()
+    run = load_run(sources, config, explicit or {}, reporter)
+    scores = _score(run, reporter)
+    spectra = [score.spectrum for score in scores]
+    arrays = {
+        "seeds": run.seeds,
+        "train_ids": run.split.train_ids,
+        "test_ids": run.test_ids,
+        "scores": torch.stack([s.values for s in scores]).cpu().numpy(),
+        "rel_residual": torch.stack([s.solution.rel_residual for s in scores]).cpu().numpy(),
+        "converged": torch.stack([s.solution.converged for s in scores]).cpu().numpy(),
+        "hessian_min": np.array([s.smallest for s in spectra]),
+        "hessian_max": np.array([s.largest for s in spectra]),
+        "null_space": np.array([s.null_space for s in spectra]),
+        "negative": np.array([s.negative for s in spectra]),
+    }
+    meta = {
+        "config": run.setup.describe("influence"),
+        "parents": run.parents,
+        **run.setup.environment(started),
+    }
+    return write_artifact(out, "influence", arrays, meta)
+
+
+def _score(run: Run, reporter: Reporter) -> list[Scores]:
+    estimator, objective = run.setup.estimator, run.setup.objective
+    tensors = run.tensors()
+    progress = reporter.step(f"scoring with {run.setup.config.influence.estimator}", len(run.seeds))
+    scores = []
+    for network in run.networks:
+        model = local_model(network, objective, estimator.params, tensors["train"], tensors["test"])
+        scores.append(influence_scores(model, objective, estimator))
+        progress(1)
+    return scores

@@ -1,0 +1,70 @@
+"""What a study's figures show, taken from its artifacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ifcheck.artifacts import Artifact
+
+
+@dataclass(frozen=True)
+class CellPictures:
+    """The artifacts of one cell that figures 4 and 5 are drawn from."""
+
+    variant: str
+    cell: str
+    influence: Artifact
+    retrains: list[Artifact]
+    trajectory: Artifact | None
+
+
+def draw(folder: Path, summaries: list[dict[str, Any]], cells: list[CellPictures]) -> None:
+    """Draw figures 1, 3, 4 and 5 of the paper as PNG into `folder`.
+
+    Figures 4 and 5 show the first test point of the first seed of each variant at the
+    study's first size; figure 4 against the first truth that is defined there.
+    """
+    # Drawing takes a second to import, and no other stage needs it.
+    from ifcheck import figures
+
+    rows = [row for row in summaries if "estimator" in row]
+    figures.figure_1(folder / "figure-1-agreement.png", rows)
+    figures.figure_3(folder / "figure-3-top-eigenvalue.png", rows)
+    figures.figure_4(folder / "figure-4-by-rank.png", [_rank_panel(cell) for cell in cells])
+    trajectories = [_trajectory_panel(c.cell, c.trajectory) for c in cells if c.trajectory]
+    if trajectories:
+        figures.figure_5(folder / "figure-5-retraining.png", trajectories)
+
+
+def _rank_panel(cell: CellPictures) -> Any:
+    from ifcheck import figures
+
+    retrain = next((r for r in reversed(cell.retrains) if not r.meta["reasons"]), cell.retrains[0])
+    ids = cell.influence["train_ids"]
+    positions = np.searchsorted(ids, retrain["removed_ids"][0])
+    predicted = cell.influence["scores"][0, 0, positions]
+    true = retrain["loss_after"][0, 0] - retrain["null_loss_after"][0, 0]
+    estimator = cell.influence.meta["config"]["influence"]["estimator"]
+    truth = retrain.meta["config"]["retrain"]["truth"]
+    return figures.RankPanel(
+        title=f"{cell.variant}: {estimator} against {truth}",
+        predicted=predicted,
+        true=true,
+        spearman=float(stats.spearmanr(predicted, true).statistic),
+    )
+
+
+def _trajectory_panel(name: str, trajectory: Artifact) -> Any:
+    from ifcheck import figures
+
+    return figures.TrajectoryPanel(
+        title=name,
+        epochs=trajectory["trajectory_epoch"],
+        losses=trajectory["trajectory"][0, 0],
+        before=float(trajectory["loss_before"][0, 0]),
+    )

@@ -1,0 +1,188 @@
+"""Stage `retrain`: the true change of the test loss when rows are removed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ifcheck.artifacts import Artifact, read_artifact, write_artifact
+from ifcheck.config import Config
+from ifcheck.engines import Recipe
+from ifcheck.errors import ArtifactMismatch, UnusableInput
+from ifcheck.models import Network
+from ifcheck.removal import TRUTHS, RemovalProblem
+from ifcheck.removal.selection import FORMS, largest, parse_count, parse_ids, random_rows
+from ifcheck.stages.reporting import Reporter, Silent
+from ifcheck.stages.run import Run, load_run, require_same_checkpoints
+from ifcheck.variants import averaged
+
+
+def retrain(
+    config: Config,
+    sources: Sequence[Path],
+    out: Path,
+    reporter: Reporter | None = None,
+    explicit: dict[str, Any] | None = None,
+    influence_file: Path | None = None,
+) -> Artifact:
+    """Remove rows from every seed with the configured truth; write `out`.
+
+    `influence_file` is what `--removals top-score:K` ranks by.
+    Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
+    """
+    started = time.perf_counter()
+    reporter = reporter or Silent()
+    run = load_run(sources, config, explicit or {}, reporter)
+    method = TRUTHS.create(config.retrain.truth)
+    losses_before = _losses(run, "test")
+    removed = select_removals(config.retrain.removals, run, influence_file)
+    problem = removal_problem(run, removed)
+    progress = reporter.step(
+        f"retraining without {removed.shape[1]} rows ({config.retrain.truth})",
+        method.cost(problem),
+    )
+    truth = method.remove(problem, progress)
+    arrays = {
+        "seeds": run.seeds,
+        "test_ids": run.test_ids,
+        "removed_ids": run.split.train_ids[removed],
+        "loss_before": losses_before,
+        "loss_after": truth.loss_after.cpu().numpy(),
+        "null_loss_after": truth.null_loss_after.cpu().numpy(),
+        "converged": truth.converged.cpu().numpy(),
+        "grad_norm": truth.gradient_norm[:, 1:].cpu().numpy(),
+        "null_grad_norm": truth.gradient_norm[:, 0].cpu().numpy(),
+    }
+    if truth.trajectory is not None and truth.trajectory_epochs is not None:
+        arrays["trajectory_epoch"] = truth.trajectory_epochs.numpy()
+        arrays["trajectory"] = truth.trajectory.cpu().numpy()
+    meta = {
+        "config": run.setup.describe("retrain"),
+        "parents": run.parents,
+        "reasons": list(truth.reasons),
+        **run.setup.environment(started),
+    }
+    return write_artifact(out, "retrain", arrays, meta)
+
+
+def select_removals(specification: str, run: Run, influence_file: Path | None) -> NDArray[np.int64]:
+    """Return the positions of the rows to remove from each seed, in order. Shape: (S, K).
+
+    Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
+    """
+    kind, _, text = specification.partition(":")
+    ids = run.split.train_ids
+    seeds = len(run.seeds)
+    if kind == "ids":
+        return np.tile(np.searchsorted(ids, parse_ids(text, specification, ids)), (seeds, 1))
+    if kind == "like":
+        return _like(Path(text), run)
+    if kind not in ("top-loss", "top-score", "random"):
+        raise UnusableInput(
+            f"--removals got {specification!r}; expected {FORMS}.",
+            remedy="For example: --removals top-loss:40",
+        )
+    # One row must be left: a mean over no rows is no objective.
+    count = parse_count(text, specification, len(ids) - 1)
+    if kind == "random":
+        return np.stack([random_rows(count, len(ids), int(s), "removals") for s in run.seeds])
+    values = _losses(run, "train") if kind == "top-loss" else _sizes_of_scores(run, influence_file)
+    return np.stack([largest(row, count) for row in values])
+
+
+def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
+    """Return the problem that the configured truth solves for these positions (S, K)."""
+    settings, setup = run.setup.config.retrain, run.setup
+    if settings.params not in ("head", "all"):
+        raise UnusableInput(
+            f"retrain --params got {settings.params!r}; expected head or all.",
+            remedy="Use --params head, as the paper does.",
+        )
+    whole = settings.params == "all"
+    dtype = setup.dtype if whole else torch.float64
+    recipe = _recipe(setup.config)
+    live: Tensor | None = None
+    if settings.swa_restart == "live":
+        live = run.live_weights()
+        recipe = averaged(recipe)
+    tensors = run.tensors(dtype)
+    networks: list[Network] = [network.to(dtype) for network in run.networks]
+    return RemovalProblem(
+        networks=networks,
+        live=live,
+        objective=setup.objective,
+        recipe=recipe,
+        engine=setup.engine,
+        params=settings.params,
+        normalisation=settings.normalisation,
+        removed=torch.from_numpy(removed).to(setup.device),
+        train=tensors["train"],
+        test=tensors["test"],
+    )
+
+
+def _recipe(config: Config) -> Recipe:
+    settings = config.retrain
+    return Recipe(
+        epochs=settings.epochs,
+        learning_rate=config.train.learning_rate,
+        patience=config.train.patience,
+        factor=config.train.factor,
+        record_every=settings.trajectory_every if settings.trajectory else None,
+    )
+
+
+def _losses(run: Run, rows: str) -> NDArray[np.float64]:
+    """Return the float64 losses of the trained networks on "train" or "test" rows. (S, rows)."""
+    inputs, targets = run.tensors()[rows]
+    with torch.no_grad():
+        losses = [
+            run.setup.objective.per_example_loss(network(inputs), targets)
+            for network in run.networks
+        ]
+    return torch.stack(losses).cpu().numpy()
+
+
+def _sizes_of_scores(run: Run, path: Path | None) -> NDArray[np.float64]:
+    """Return the largest |score| over test points of each row. Shape: (S, N)."""
+    if path is None:
+        raise UnusableInput(
+            "--removals top-score:K needs the scores to rank by.",
+            remedy="Add --influence run/influence-objective.npz",
+        )
+    artifact = read_artifact(path, "influence")
+    require_same_checkpoints(run, artifact.parents, path)
+    order = _rows_of_seeds(run, artifact)
+    return np.asarray(np.abs(artifact["scores"][order]).max(axis=1))
+
+
+def _like(path: Path, run: Run) -> NDArray[np.int64]:
+    artifact = read_artifact(path, "retrain")
+    require_same_checkpoints(run, artifact.parents, path)
+    removed = artifact["removed_ids"][_rows_of_seeds(run, artifact)]
+    return np.searchsorted(run.split.train_ids, removed)
+
+
+def _rows_of_seeds(run: Run, artifact: Artifact) -> list[int]:
+    """Return where each seed of the run stands in the artifact."""
+    places = {int(seed): index for index, seed in enumerate(artifact["seeds"])}
+    missing = [int(seed) for seed in run.seeds if int(seed) not in places]
+    if missing:
+        raise ArtifactMismatch(
+            f"{artifact.path.name} has no seed {missing[0]}; it holds {sorted(places)}.",
+            remedy="Make that file again from these checkpoints.",
+        )
+    return [places[int(seed)] for seed in run.seeds]
+
+
+def with_trajectory(config: Config) -> Config:
+    """Return the configuration with the test loss recorded along the retraining."""
+    return dataclasses.replace(config, retrain=dataclasses.replace(config.retrain, trajectory=True))

@@ -1,0 +1,119 @@
+"""From names in a configuration to the objects that a stage works with."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ifcheck.config import Choice, Config
+from ifcheck.datasets import DATASETS, Dataset
+from ifcheck.engines import ENGINES, Engine
+from ifcheck.errors import UnusableInput
+from ifcheck.models import NETWORKS, NetworkSpec
+from ifcheck.objective import Objective
+from ifcheck.registry import Registry
+from ifcheck.scores import Estimator, resolve_estimator
+from ifcheck.variants import VARIANTS, Variant
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+# Sections that decide what a stage computes; `run` counts for its device and engine alone.
+SECTIONS = {
+    "train": ("data", "network", "variant", "train"),
+    "influence": ("data", "network", "variant", "train", "influence"),
+    "retrain": ("data", "network", "variant", "train", "retrain"),
+    "eigen": ("data", "network", "variant", "train", "eigen"),
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A configuration with every name resolved; making one checks them all."""
+
+    config: Config  # with all options of network, variant and estimator spelled out
+    dataset: Dataset
+    spec: NetworkSpec
+    variant: Variant
+    objective: Objective
+    estimator: Estimator
+    device: torch.device
+    engine: Engine | None  # None: chosen for each network
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that networks are trained in."""
+        return DTYPES[self.config.train.dtype]
+
+    def describe(self, kind: str) -> dict[str, Any]:
+        """Return the sections of the configuration that decide what a stage computes."""
+        sections = self.config.to_dict()
+        described = {name: sections[name] for name in SECTIONS[kind]}
+        described["data"].pop("data_dir")
+        return described
+
+    def environment(self, started: float) -> dict[str, Any]:
+        """Return what else an artifact records of how it was made."""
+        return {
+            "engine": self.config.run.engine,
+            "device": str(self.device),
+            "dtype": self.config.train.dtype,
+            "threads": torch.get_num_threads(),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+
+
+def make_setup(config: Config) -> Setup:
+    """Resolve and check every name. Raises: UnknownName, UnusableInput."""
+    spec = NETWORKS.create(config.network.name, config.network.options)
+    variant = VARIANTS.create(config.variant.name, config.variant.options)
+    estimator = resolve_estimator(config.influence)
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    resolved = dataclasses.replace(
+        config,
+        network=_spelled_out(config.network, NETWORKS),
+        variant=_spelled_out(config.variant, VARIANTS),
+        influence=dataclasses.replace(config.influence, **dataclasses.asdict(estimator)),
+    )
+    engine = config.run.engine
+    return Setup(
+        config=resolved,
+        dataset=DATASETS.create(config.data.dataset),
+        spec=variant.network(spec),
+        variant=variant,
+        objective=variant.objective(),
+        estimator=estimator,
+        device=_device(config.run.device),
+        engine=None if engine == "auto" else ENGINES.create(engine),
+    )
+
+
+def _spelled_out(choice: Choice, registry: Registry[Any]) -> Choice:
+    return Choice(choice.name, registry.options(choice.name) | choice.options)
+
+
+def _device(name: str) -> torch.device:
+    """Raises: UnusableInput for an unknown device, or CUDA that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnusableInput(
+            f"--device got {name!r}; expected auto, cpu or cuda[:n].", remedy="Use --device auto."
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise UnusableInput(
+            f"--device got {name!r}; expected auto, cpu or cuda[:n].", remedy="Use --device auto."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnusableInput(
+            f"--device {name} asks for a GPU; this torch ({torch.__version__}) sees "
+            f"{torch.cuda.device_count()}.",
+            remedy="Use --device cpu, or install a torch built for CUDA.",
+        )
+    return device

@@ -1,0 +1,230 @@
+"""Stage `train`: one checkpoint per seed, and `train.npz` with losses and certificates."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ifcheck.artifacts import Artifact, write_artifact, write_checkpoint
+from ifcheck.artifacts.files import CHECKPOINT_FOLDER
+from ifcheck.config import Config
+from ifcheck.datasets import Split
+from ifcheck.engines import Fit, Recipe, Task, assess, select_engine
+from ifcheck.errors import Diverged
+from ifcheck.models import Network, initialise
+from ifcheck.objective import uniform_weights
+from ifcheck.params import Layout, load_flat, stack_modules
+from ifcheck.provenance import file_digest
+from ifcheck.removal.newton import polish_head, refusal
+from ifcheck.stages.reporting import Reporter, Silent
+from ifcheck.stages.setup import Setup, make_setup
+from ifcheck.stages.testpoints import resolve_test_points
+
+LIVE_FOLDER = "live"  # where the weights that entered an average stood at the end
+HISTORY_POINTS = 200  # losses recorded along a training, besides the last
+
+
+def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifact:
+    """Train every seed at once; write `out/checkpoints/`, `out/train.npz`.
+
+    A seed that turns non-finite gets no checkpoint: it is recorded with nan losses, and the
+    others go on. Raises: UnusableInput; Diverged if no seed is left.
+    """
+    started = time.perf_counter()
+    reporter = reporter or Silent()
+    setup = make_setup(config)
+    test_ids = resolve_test_points(
+        config.data.test_points, setup.dataset, config.data.dataset, reporter
+    )
+    split = setup.dataset.split(test_ids.tolist())
+    networks, fit = _fit(setup, split, reporter)
+    finite = torch.isfinite(fit.parameters).all(dim=1)
+    if not bool(finite.any()):
+        raise Diverged(
+            f"all {len(finite)} seeds turned non-finite in training.",
+            remedy="Train with a smaller --set train.learning_rate.",
+        )
+    polished, reasons = _polish(setup, split, networks, finite, reporter)
+    live = fit.live if setup.variant.recipe(_recipe(setup)).averaging else None
+    parents = _write_checkpoints(setup, split, out, networks, finite, live)
+    arrays = {
+        "seeds": np.array(setup.config.train.seeds),
+        "train_ids": split.train_ids,
+        "test_ids": np.tile(split.test_ids, (len(networks), 1)),
+        **_measure(setup, split, networks),
+        "polished": polished.numpy(),
+        "history_epoch": fit.recorded_epochs.numpy(),
+        "history_loss": fit.losses.double().cpu().numpy(),
+    }
+    meta = {
+        "config": setup.describe("train"),
+        "parents": parents,
+        "data": split.digest,
+        "reasons": reasons,
+        **setup.environment(started),
+    }
+    return write_artifact(out / "train.npz", "train", arrays, meta)
+
+
+def parameter_count(config: Config) -> int:
+    """Return how many parameters the configured network has, on any split of the data."""
+    setup = make_setup(config)
+    split = setup.dataset.split(setup.dataset.row_ids[:1].tolist())
+    with torch.device("meta"):
+        network = setup.spec.build(split.train_inputs.shape[1:], split.classes)
+    return Layout.of(network).size
+
+
+def as_tensors(split: Split, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Return (inputs, targets) of the training rows and of the test points as tensors."""
+
+    def pair(inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        return (
+            torch.from_numpy(inputs).to(device, dtype),
+            torch.from_numpy(targets).to(device),
+        )
+
+    return {
+        "train": pair(split.train_inputs, split.train_targets),
+        "test": pair(split.test_inputs, split.test_targets),
+    }
+
+
+def _recipe(setup: Setup) -> Recipe:
+    settings = setup.config.train
+    return Recipe(
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        patience=settings.patience,
+        factor=settings.factor,
+        record_every=max(1, settings.epochs // HISTORY_POINTS),
+    )
+
+
+def training_task(setup: Setup, split: Split) -> tuple[list[Network], Task]:
+    """Return one freshly initialised network per seed and the task of training them all."""
+    dtype, device = setup.dtype, setup.device
+    shape = split.train_inputs.shape[1:]
+    networks = [
+        initialise(setup.spec, shape, split.classes, seed, dtype).to(device)
+        for seed in setup.config.train.seeds
+    ]
+    inputs, targets = as_tensors(split, dtype, device)["train"]
+    task = Task(
+        network=networks[0],
+        objective=setup.objective,
+        parameters=stack_modules(networks),
+        inputs=inputs[None],
+        targets=targets,
+        weights=uniform_weights(len(targets), dtype, device).expand(len(networks), -1),
+    )
+    return networks, task
+
+
+def _fit(setup: Setup, split: Split, reporter: Reporter) -> tuple[list[Network], Fit]:
+    """Train, and leave the result in the returned networks."""
+    networks, task = training_task(setup, split)
+    recipe = setup.variant.recipe(_recipe(setup))
+    name, engine = select_engine(setup.config.run.engine, task.network, task.objective)
+    progress = reporter.step(
+        f"training {len(networks)} networks ({name})", task.models * recipe.epochs
+    )
+    fit = engine.fit(task, recipe, progress)
+    for network, flat in zip(networks, fit.parameters, strict=True):
+        load_flat(network, flat)
+    return networks, fit
+
+
+def _polish(
+    setup: Setup, split: Split, networks: list[Network], finite: Tensor, reporter: Reporter
+) -> tuple[Tensor, list[str]]:
+    """Move heads to their optimum if asked; polished networks become float64.
+
+    Returns which seeds were polished, and why others were not.
+    """
+    polished = torch.zeros(len(networks), dtype=torch.bool)
+    if setup.config.train.polish == "none":
+        return polished, []
+    weight_decay = setup.objective.weight_decay
+    if weight_decay == 0:
+        rows = as_tensors(split, setup.dtype, setup.device)["train"]
+        return polished, [f"not polished: {refusal(networks, rows)}"]
+    train = as_tensors(split, torch.float64, setup.device)["train"]
+    progress = reporter.step("polishing heads", len(networks))
+    for index in finite.nonzero().flatten().tolist():
+        network = networks[index].double()
+        optimum = polish_head(network, weight_decay, train)
+        load_flat(network.head, optimum.flat[0])
+        polished[index] = optimum.converged[0]
+        progress(1)
+    return polished, []
+
+
+def _write_checkpoints(
+    setup: Setup,
+    split: Split,
+    out: Path,
+    networks: list[Network],
+    finite: Tensor,
+    live: Tensor | None,
+) -> dict[str, str]:
+    """Write the finite seeds' checkpoints; return their digests by name."""
+    digests = {}
+    description = {"config": setup.describe("train"), "data": split.digest}
+    for index, seed in enumerate(setup.config.train.seeds):
+        if not finite[index]:
+            continue
+        name = f"seed-{seed:03d}.safetensors"
+        meta = {**description, "seed": seed}
+        path = out / CHECKPOINT_FOLDER / name
+        if live is not None:
+            shell = initialise(
+                setup.spec, split.train_inputs.shape[1:], split.classes, seed, live.dtype
+            ).to(setup.device)
+            load_flat(shell, live[index])
+            write_checkpoint(out / LIVE_FOLDER / name, shell.state_dict(), meta)
+        write_checkpoint(path, networks[index].state_dict(), meta)
+        digests[name] = file_digest(path)
+    return digests
+
+
+def _measure(setup: Setup, split: Split, networks: list[Network]) -> dict[str, Any]:
+    """Evaluate the checkpoints in float64: losses, accuracies and the gradient's norm."""
+    tensors = as_tensors(split, torch.float64, setup.device)
+    train, test = tensors["train"], tensors["test"]
+    parameters = stack_modules([network.double() for network in networks])
+    task = Task(
+        network=networks[0],
+        objective=setup.objective,
+        parameters=parameters,
+        inputs=train[0][None],
+        targets=train[1],
+        weights=uniform_weights(len(train[1]), torch.float64, setup.device).expand(
+            len(networks), -1
+        ),
+        probe_inputs=torch.cat([train[0], test[0]])[None],
+        probe_targets=torch.cat([train[1], test[1]]),
+    )
+    assessment = assess(task, parameters)
+    rows = len(train[1])
+    with torch.no_grad():
+        accuracies = {
+            name: torch.stack([(n(x).argmax(1) == y).double().mean() for n in networks])
+            for name, (x, y) in tensors.items()
+        }
+    values = {
+        "train_loss": assessment.probe_losses[:, :rows],
+        "test_loss": assessment.probe_losses[:, rows:],
+        "train_accuracy": accuracies["train"],
+        "test_accuracy": accuracies["test"],
+        "grad_norm": assessment.gradient_norm,
+    }
+    bad = ~torch.isfinite(parameters).all(dim=1)
+    for value in values.values():
+        value[bad] = torch.nan
+    return {name: value.cpu().numpy() for name, value in values.items()}

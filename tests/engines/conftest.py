@@ -1,0 +1,132 @@
+"""Tasks that the tests of the engines share, and one torch thread unless a test asks for more."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ifcheck.engines import Task
+from ifcheck.models import MLP, initialise
+from ifcheck.models.mlp import MLPSpec
+from ifcheck.objective import Objective
+from ifcheck.params import stack_modules
+from tests.benchmarks import sequential_loop as loop
+
+CLASSES = 3
+HELD_OUT = 83  # the paper's test row of Iris
+
+
+@pytest.fixture(autouse=True)
+def quiet_threads():
+    """One torch thread: for models this small more are slower, and much so on a busy machine."""
+    with loop.one_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def iris() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs (149, 4) and targets of training, input (1, 4) and target of the test point."""
+    return loop.load_iris_without(HELD_OUT, torch.float64)
+
+
+class Replay:
+    """A schedule that gives recorded rates back, (models, epochs), and ignores the losses."""
+
+    def __init__(self, rates: Sequence[Sequence[float]]) -> None:
+        self._recorded = torch.tensor(rates, dtype=torch.float64)
+        self.rates = self._recorded[:, 0]
+
+    def step(self, epoch: int, losses: Tensor) -> None:
+        if epoch + 1 < self._recorded.shape[1]:
+            self.rates = self._recorded[:, epoch + 1]
+
+
+def networks(
+    models: int, depth: int, width: int, dtype: torch.dtype, activation: str = "selu"
+) -> list[MLP]:
+    """Differently initialised networks for the four features of Iris."""
+    spec = MLPSpec(depth, width, activation)
+    return [initialise(spec, (4,), CLASSES, seed, dtype) for seed in range(models)]
+
+
+def as_loop_model(network: MLP) -> loop.MLP:
+    """The same network in the sequential loop's own class."""
+    _, width, *_ = network.layer_sizes
+    depth = len(network.layer_sizes) - 2
+    inputs, classes = network.layer_sizes[0], network.layer_sizes[-1]
+    model = loop.make_mlp(inputs, width, depth, classes, network.activation)
+    model.to(network.head.weight.dtype).load_state_dict(network.state_dict())
+    return model
+
+
+def random_rows(
+    groups: int, rows: int, features: int, seed: int = 0
+) -> tuple[torch.Generator, Tensor, Tensor]:
+    """A generator for more, float64 inputs (groups, rows, features), and targets (rows,)."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(groups, rows, features, generator=generator, dtype=torch.float64)
+    return generator, inputs, torch.randint(CLASSES, (rows,), generator=generator)
+
+
+def random_weights(models: int, rows: int, generator: torch.Generator) -> Tensor:
+    """Unequal shares that sum to one, every fifth of them zero. Shape: (models, rows)."""
+    weights = torch.rand(models, rows, generator=generator, dtype=torch.float64)
+    weights[:, ::5] = 0.0
+    return weights / weights.sum(1, keepdim=True)
+
+
+def mlp_task(
+    models: int,
+    *,
+    rows: int = 149,
+    groups: int = 1,
+    depth: int = 1,
+    width: int = 5,
+    dtype: torch.dtype = torch.float64,
+    activation: str = "selu",
+    weight_decay: float = 0.005,
+    probes: int = 7,
+) -> Task:
+    """Networks on random rows: one set of rows for all models, or one for each group."""
+    generator, inputs, targets = random_rows(groups, rows + probes, 4)
+    inputs = inputs.to(dtype)
+    started = networks(models, depth, width, dtype, activation)
+    return Task(
+        network=started[0],
+        objective=Objective(weight_decay),
+        parameters=stack_modules(started),
+        inputs=inputs[:, :rows],
+        targets=targets[:rows],
+        weights=random_weights(models, rows, generator).to(dtype),
+        probe_inputs=inputs[:, rows:] if probes else None,
+        probe_targets=targets[rows:] if probes else None,
+    )
+
+
+def head_task(
+    groups: int,
+    models_per_group: int,
+    *,
+    rows: int = 149,
+    width: int = 5,
+    dtype: torch.dtype = torch.float64,
+    weight_decay: float = 0.005,
+    probes: int = 7,
+) -> Task:
+    """Linear heads on random features, another set of features for each group."""
+    generator, features, targets = random_rows(groups, rows + probes, width)
+    features = features.to(dtype)
+    models = groups * models_per_group
+    shape = (models, CLASSES * (width + 1))
+    parameters = 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return Task(
+        network=nn.Linear(width, CLASSES),
+        objective=Objective(weight_decay),
+        parameters=parameters.to(dtype),
+        inputs=features[:, :rows],
+        targets=targets[:rows],
+        weights=random_weights(models, rows, generator).to(dtype),
+        probe_inputs=features[:, rows:] if probes else None,
+        probe_targets=targets[rows:] if probes else None,
+    )

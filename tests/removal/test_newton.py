@@ -1,0 +1,273 @@
+"""Newton's truth against scipy's optimum of every removal, and what it refuses."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from ifcheck.models import initialise
+from ifcheck.models.mlp import MLPSpec
+from ifcheck.objective import uniform_weights
+from ifcheck.removal import TRUTHS, RemovalProblem, Truth
+from ifcheck.removal.newton import GRADIENT_TOLERANCE, MAX_STEPS, minimise_head, polish_head
+from tests import oracles
+
+CLASSES, WEIGHT_DECAY = 3, 0.01
+NORMALISATIONS = ["n", "n-1"]
+
+
+def newton(problem: RemovalProblem) -> Truth:
+    return TRUTHS.create("newton").remove(problem)
+
+
+def features_of(network, inputs: torch.Tensor) -> np.ndarray:
+    """What the head of a one-layer tanh network sees."""
+    hidden = network.body[0]
+    return np.tanh(inputs.numpy() @ hidden.weight.detach().numpy().T + hidden.bias.detach().numpy())
+
+
+def head_rows(seed: int = 0, rows: int = 40, scale: float = 1.0):
+    random = np.random.default_rng(seed)
+    features = scale * random.normal(size=(rows, 4))
+    targets = random.integers(0, CLASSES, size=rows)
+    return torch.from_numpy(features), torch.from_numpy(targets)
+
+
+# --- the truth -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_changes_are_those_of_the_exact_optima(make_problem, normalisation):
+    problem = make_problem(normalisation=normalisation)
+    truth = newton(problem)
+    targets, test_targets = problem.train[1].numpy(), problem.test[1].tolist()
+    for s, network in enumerate(problem.networks):
+        features = features_of(network, problem.train[0])
+        tests = zip(features_of(network, problem.test[0]), test_targets, strict=True)
+        for (t, test_row), k in itertools.product(enumerate(tests), range(3)):
+            row = problem.removed[s, k].item()
+            expected = oracles.leave_one_out_change(
+                features, targets, WEIGHT_DECAY, CLASSES, row, *test_row, normalisation
+            )
+            change = truth.loss_after[s, t, k] - truth.null_loss_after[s, t]
+            assert change.item() == pytest.approx(expected, rel=0, abs=1e-8)
+    assert truth.loss_after.shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_null_run_removes_nothing(make_problem, normalisation):
+    problem = make_problem(normalisation=normalisation)
+    truth = newton(problem)
+    targets = problem.train[1].numpy()
+    mean = np.full(len(targets), 1 / len(targets))
+    for s, network in enumerate(problem.networks):
+        rows = features_of(network, problem.train[0]), targets, mean, WEIGHT_DECAY
+        theta = oracles.head_optimum(*rows, classes=CLASSES)
+        tests = features_of(network, problem.test[0]), problem.test[1].numpy()
+        expected = oracles.softmax_loss(theta, *tests, CLASSES)
+        assert_allclose(truth.null_loss_after[s], expected, rtol=0, atol=1e-8)
+
+
+def test_every_optimum_has_its_certificate(make_problem):
+    truth = newton(make_problem())
+    assert truth.gradient_norm.shape == (2, 4)
+    assert (truth.gradient_norm <= 1e-10).all()
+    assert truth.converged.tolist() == [[True] * 3] * 2
+    assert truth.reasons == ()
+    assert truth.trajectory is None
+
+
+def test_networks_do_not_move(make_problem):
+    problem = make_problem()
+    before = [p.clone() for network in problem.networks for p in network.parameters()]
+    newton(problem)
+    after = [p for network in problem.networks for p in network.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(p.grad is None for p in after)
+
+
+def test_progress_reports_what_it_costs(make_problem):
+    problem, method, reported = make_problem(), TRUTHS.create("newton"), []
+    method.remove(problem, reported.append)
+    assert sum(reported) == method.cost(problem) == 2
+
+
+# --- degenerate rows -----------------------------------------------------------------------
+
+
+def test_only_row_removed_leaves_the_regulariser(make_problem):
+    # its minimum is theta = 0: every class has probability 1/3
+    problem = make_problem(normalisation="n", removed=torch.zeros(2, 1, dtype=torch.int64))
+    one = problem.train[0][:1], problem.train[1][:1]
+    truth = newton(dataclasses.replace(problem, train=one))
+    assert_allclose(truth.loss_after, math.log(CLASSES), rtol=1e-12)
+    assert truth.converged.all()
+
+
+def test_mean_of_no_rows_has_no_optimum_and_spares_the_null_run(make_problem):
+    problem = make_problem(normalisation="n-1", removed=torch.zeros(2, 1, dtype=torch.int64))
+    one = dataclasses.replace(problem, train=(problem.train[0][:1], problem.train[1][:1]))
+    truth = newton(one)
+    assert truth.loss_after.isnan().all()
+    assert not truth.converged.any()
+    keeping = newton(dataclasses.replace(one, normalisation="n"))
+    torch.testing.assert_close(truth.null_loss_after, keeping.null_loss_after, rtol=0, atol=1e-8)
+
+
+def test_one_class_present(make_problem):
+    problem = make_problem()
+    ones = torch.ones_like(problem.train[1])
+    problem = dataclasses.replace(problem, train=(problem.train[0], ones))
+    truth = newton(problem)
+    features = features_of(problem.networks[1], problem.train[0])
+    test_row = features_of(problem.networks[1], problem.test[0])[0], problem.test[1][0].item()
+    rows = features, ones.numpy(), WEIGHT_DECAY, CLASSES, 3
+    expected = oracles.leave_one_out_change(*rows, *test_row, "n-1")
+    change = truth.loss_after[1, 0, 1] - truth.null_loss_after[1, 0]
+    assert change.item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_one_of_identical_rows_changes_nothing(make_problem):
+    problem = make_problem()
+    inputs, targets = (tensor[:1].repeat_interleave(20, 0) for tensor in problem.train)
+    truth = newton(dataclasses.replace(problem, train=(inputs, targets)))
+    change = truth.loss_after - truth.null_loss_after[..., None]
+    assert change.abs().max() < 1e-8
+
+
+# --- the minimiser -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight_decay", [1e-6, 1e-4, 1e-2, 1])
+@pytest.mark.parametrize("start", [0, 1, 1e2, 1e4])
+def test_far_and_saturated_starts_reach_the_optimum(start, weight_decay):
+    features, targets = head_rows()
+    weights = uniform_weights(len(targets), torch.float64)[None]
+    theta = start * torch.from_numpy(np.random.default_rng(1).normal(size=(1, 15)))
+    optimum = minimise_head(theta, features, targets, weights, weight_decay, CLASSES)
+    rows = features.numpy(), targets.numpy(), weights[0].numpy(), weight_decay
+    expected = oracles.head_optimum(*rows, classes=CLASSES)
+    assert optimum.converged.tolist() == [True]
+    # an error in a direction without data curvature is |gradient| / weight decay
+    assert_allclose(optimum.flat[0], expected, rtol=0, atol=1.1e-10 / weight_decay)
+    logits = features.numpy() @ oracles.split_theta(expected, 4)[0].T
+    found = features.numpy() @ oracles.split_theta(optimum.flat[0].numpy(), 4)[0].T
+    differences = np.diff(found) - np.diff(logits)
+    assert np.abs(differences).max() < 1e-6
+
+
+def test_badly_scaled_features_reach_the_optimum():
+    features, targets = head_rows()
+    features = features * torch.tensor([1e-3, 1, 30, 1e2], dtype=torch.float64)
+    weights = uniform_weights(len(targets), torch.float64)[None]
+    theta = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 15)))
+    optimum = minimise_head(theta, features, targets, weights, WEIGHT_DECAY, CLASSES)
+    rows = features.numpy(), targets.numpy(), weights[0].numpy(), WEIGHT_DECAY
+    assert optimum.converged.all()
+    assert_allclose(optimum.flat[0], oracles.head_optimum(*rows, classes=CLASSES), atol=1e-8)
+
+
+def test_gradient_norm_is_that_at_the_point_it_returns():
+    features, targets = head_rows(scale=100)
+    weights = torch.rand(3, len(targets), generator=torch.Generator().manual_seed(0)).double()
+    start = 1e4 * torch.from_numpy(np.random.default_rng(1).normal(size=(3, 15)))
+    optimum = minimise_head(start, features, targets, weights, 1e-4, CLASSES)
+    for flat, row_weights, norm in zip(
+        optimum.flat, weights, optimum.gradient_norm.tolist(), strict=True
+    ):
+        rows = features.numpy(), targets.numpy(), row_weights.numpy(), 1e-4
+        exact = np.linalg.norm(oracles.head_gradient(flat.numpy(), *rows))
+        assert norm == pytest.approx(exact, rel=1e-9, abs=1e-11)
+    assert optimum.converged.tolist() == (optimum.gradient_norm <= GRADIENT_TOLERANCE).tolist()
+    assert optimum.steps <= MAX_STEPS
+
+
+def test_problems_that_differ_in_difficulty_share_a_batch():
+    features, targets = head_rows()
+    weights = torch.rand(4, len(targets), generator=torch.Generator().manual_seed(0)).double()
+    weights[2] = 0  # only the regulariser: the optimum is 0
+    scales = torch.tensor([0, 1, 10, 1e3], dtype=torch.float64)[:, None]
+    start = scales * torch.from_numpy(np.random.default_rng(1).normal(size=(4, 15)))
+    optimum = minimise_head(start, features, targets, weights, WEIGHT_DECAY, CLASSES)
+    assert optimum.converged.all()
+    assert optimum.flat[2].abs().max() < 1e-8
+    for flat, row_weights in zip(optimum.flat, weights, strict=True):
+        rows = features.numpy(), targets.numpy(), row_weights.numpy(), WEIGHT_DECAY
+        assert_allclose(flat, oracles.head_optimum(*rows, classes=CLASSES), atol=1e-8)
+
+
+def test_polishing_finds_the_optimum_of_all_rows(make_problem):
+    problem = make_problem()
+    network = problem.networks[0]
+    optimum = polish_head(network, WEIGHT_DECAY, problem.train)
+    targets = problem.train[1].numpy()
+    mean = np.full(len(targets), 1 / len(targets))
+    rows = features_of(network, problem.train[0]), targets, mean, WEIGHT_DECAY
+    assert_allclose(optimum.flat[0], oracles.head_optimum(*rows, classes=CLASSES), atol=1e-8)
+    assert optimum.converged.tolist() == [True]
+    assert optimum.gradient_norm.item() <= 1e-10
+    assert np.linalg.norm(oracles.head_gradient(optimum.flat[0].numpy(), *rows)) <= 1e-10
+
+
+# --- refusals ------------------------------------------------------------------------------
+
+
+def assert_nothing(truth: Truth) -> None:
+    """Every number is undefined, in its usual shape."""
+    for values, shape in (
+        (truth.loss_after, (2, 2, 3)),
+        (truth.null_loss_after, (2, 2)),
+        (truth.gradient_norm, (2, 4)),
+    ):
+        assert values.shape == shape
+        assert values.dtype == torch.float64
+        assert values.isnan().all()
+    assert truth.converged.tolist() == [[False] * 3] * 2
+
+
+def test_without_weight_decay_there_is_nothing_to_find(make_problem):
+    truth = newton(make_problem(weight_decay=0))
+    assert_nothing(truth)
+    (reason,) = truth.reasons
+    assert "without weight decay" in reason
+    assert "0 of 2 networks" in reason
+
+
+def test_separated_networks_are_counted(make_problem):
+    problem = make_problem(weight_decay=0)
+    with torch.no_grad():
+        labels = problem.networks[0](problem.train[0]).argmax(1)
+        assert (problem.networks[1](problem.train[0]).argmax(1) != labels).any()
+    truth = newton(dataclasses.replace(problem, train=(problem.train[0], labels)))
+    assert_nothing(truth)
+    assert "1 of 2 networks" in truth.reasons[0]
+
+
+def test_whole_networks_are_not_moved(make_problem):
+    truth = newton(make_problem(params="all"))
+    assert_nothing(truth)
+    assert "not --params all" in truth.reasons[0]
+
+
+def test_deep_networks_are_solved_on_their_last_features(make_problem):
+    spec = MLPSpec(depth=3, width=5, activation="selu")
+    network = initialise(spec, (3,), CLASSES, 5, torch.float64)
+    problem = make_problem(networks=[network], removed=torch.tensor([[4]]))
+    truth = newton(problem)
+    layers = [
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy())
+        for layer in (network.body[0], network.body[2], network.body[4])
+    ]
+    # an identity as last layer makes the logits the features
+    layers.append((np.eye(5), np.zeros(5)))
+    features, tests = (
+        oracles.numpy_mlp(layers, rows[0].numpy(), "selu") for rows in (problem.train, problem.test)
+    )
+    rows = features, problem.train[1].numpy(), WEIGHT_DECAY, CLASSES, 4
+    expected = oracles.leave_one_out_change(*rows, tests[1], problem.test[1][1].item(), "n-1")
+    change = truth.loss_after[0, 1, 0] - truth.null_loss_after[0, 1]
+    assert change.item() == pytest.approx(expected, rel=0, abs=1e-8)

@@ -15,6 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.typing import LineStyleType
 
 from ifcheck.errors import OutputRefused, RunFailed
@@ -22,6 +23,7 @@ from ifcheck.errors import OutputRefused, RunFailed
 DPI = 150
 WIDTH = 10.0  # inches
 MARGIN = 1.3  # inches of height for the legend and the caption
+PADDING = 0.07  # inches around each panel and along the edge
 TEXT, SMALL_TEXT = 9, 8  # points
 CAPTION_COLUMNS = 138  # characters of 9 point text that fit into 10 inches
 TITLE_COLUMNS = 130  # the same in bold, shared by the panels of a row
@@ -70,7 +72,8 @@ def looks(variants: Iterable[str]) -> dict[str, Look]:
 def panels(places: Sequence[tuple[int, int]], height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels `height` inches high at these (row, column) places."""
     rows, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
-    figure = Figure(figsize=(WIDTH, MARGIN + rows * height), dpi=DPI, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=PADDING, h_pad=PADDING)
+    figure = Figure(figsize=(WIDTH, MARGIN + rows * height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     spec = figure.add_gridspec(rows, columns)
     drawn = [figure.add_subplot(spec[row, column]) for row, column in places]

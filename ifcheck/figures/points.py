@@ -174,9 +174,10 @@ def _number(row: Row, column: str) -> float:
 
 def _merged(first: Point, second: Point, source: Source) -> Point:
     """Return the defined one of two points of the same cell; refuse contradicting ones."""
-    if math.isnan(second.value):
+    same = math.isclose(first.value, second.value, rel_tol=SAME_RTOL)
+    if same or math.isnan(second.value):
         return first
-    if math.isnan(first.value) or math.isclose(first.value, second.value, rel_tol=SAME_RTOL):
+    if math.isnan(first.value):
         return second
     depth, width = first.size
     where = ", ".join(filter(None, [first.panel, f"depth {depth}, width {width}, {first.variant}"]))

@@ -95,9 +95,16 @@ class TrajectoryPanel:
             )
 
     @property
+    def changes(self) -> Floats:
+        """Losses minus `before`, nats; nan where not finite. Shape: (removals, epochs)."""
+        with np.errstate(invalid="ignore"):
+            change = self.losses - self.before
+        return np.where(np.isfinite(change), change, np.nan)
+
+    @property
     def defined(self) -> NDArray[np.bool_]:
         """Which removals have a finite change at every epoch. Shape: (removals,)."""
-        return np.asarray(np.isfinite(self.losses - self.before).all(axis=1))
+        return np.asarray(np.isfinite(self.changes).all(axis=1))
 
 
 def figure_4(path: Path, panels: Sequence[RankPanel]) -> None:
@@ -149,13 +156,11 @@ def draw_ranks(panels: Sequence[RankPanel]) -> Figure:
 
 def draw_trajectories(panels: Sequence[TrajectoryPanel]) -> Figure:
     """Return figure 5; arguments and errors as there."""
-    finite = any(np.isfinite(panel.losses - panel.before).any() for panel in panels)
+    finite = any(np.isfinite(panel.changes).any() for panel in panels)
     _require_something(finite, "a finite change of the loss")
     figure, drawn = canvas.panels(canvas.wrapped_places(len(panels)), PANEL_HEIGHT)
     for axes, panel in zip(drawn, panels, strict=True):
-        change = panel.losses - panel.before
-        shown = np.where(np.isfinite(change), change, np.nan)
-        axes.plot(panel.epochs, shown.T, alpha=OPACITY, **RETRAINING)
+        axes.plot(panel.epochs, panel.changes.T, alpha=OPACITY, **RETRAINING)
         axes.set_xscale("function", functions=(_signed_root, _signed_square))
         last = max(float(np.max(panel.epochs, initial=0)), 1.0)
         axes.set_xlim(0, last)

@@ -85,12 +85,13 @@ class Drawing:
         parts = [_interval_remark(self.points)]
         if published and self.has_published:
             parts.append(f"published values are {published}")
+        total = len(self.points)
         undefined = sum(math.isnan(point.value) for point in self.points)
         if undefined:
-            parts.append(f"{undefined} of {len(self.points)} cells have no value and are left out")
-        shown = {id(point) for panel in self.panels for point in panel.shown}
-        if len(shown) < len(self.points):
-            parts.append(f"{len(self.points) - len(shown)} cells are of other sizes")
+            parts.append(f"{undefined} of {total} cells have no value and are left out")
+        shown = len({id(point) for panel in self.panels for point in panel.shown})
+        if shown < total:
+            parts.append(f"{total - shown} of {total} cells are of other sizes and not shown")
         return "".join(f"; {part}" for part in parts) + "."
 
 

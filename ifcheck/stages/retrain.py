@@ -110,7 +110,7 @@ def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
     dtype = setup.dtype if whole else torch.float64
     recipe = _recipe(setup.config)
     live: Tensor | None = None
-    if settings.swa_restart == "live":
+    if settings.swa_restart == "live" and setup.variant.recipe(recipe).averaging is not None:
         live = run.live_weights()
         recipe = averaged(recipe)
     tensors = run.tensors(dtype)

@@ -19,7 +19,9 @@ from tests.engines.conftest import Replay, as_loop_model, networks
 REMOVED = (5, 77, 120)  # one row of each class
 HEAD_EPOCHS, HEAD_BOUND = 7_500, 1e-12  # the paper's fine-tuning; largest difference of a weight
 EPOCHS, BOUND = 1_000, 1e-10
-DEEP_EPOCHS = 100  # eight layers amplify rounding beyond any bound: see test_what_depth_8_adds
+# Eight layers amplify rounding. The worst case seen is tanh with weight decay: after 1,000 epochs
+# the engine is 8e-8 from the loop, but the loop 1.2e-7 from itself with its rows in another order.
+DEEP_EPOCHS = 100
 
 
 @dataclass
@@ -123,8 +125,8 @@ def fine_tuning_task(base: loop.MLP, iris, rows, weight_decay: float) -> Task:
 @pytest.mark.parametrize(
     ("weight_decay", "averaging", "rows", "epochs"),
     [
-        (0.005, False, REMOVED, HEAD_EPOCHS),
-        (0.0, False, REMOVED[:1], HEAD_EPOCHS),
+        (0.005, False, REMOVED[:2], HEAD_EPOCHS),
+        (0.0, False, REMOVED[2:], HEAD_EPOCHS),
         (0.005, True, REMOVED[1:], 2_000),
     ],
     ids=["l2", "none", "l2-swa"],
@@ -167,7 +169,7 @@ def test_trained_networks_are_the_loop_s(iris, activation, depth, epochs, weight
 
 
 @pytest.mark.parametrize("kernel", [MLPKernel, GenericKernel])
-@pytest.mark.parametrize(("depth", "epochs"), [(1, 400), (8, DEEP_EPOCHS)])
+@pytest.mark.parametrize(("depth", "epochs"), [(1, 200), (8, DEEP_EPOCHS)])
 def test_averaged_networks_are_the_loop_s(iris, depth, epochs, kernel):
     started = networks(2, depth, 5, torch.float64)
     models = [as_loop_model(network) for network in started]
@@ -184,27 +186,10 @@ def test_averaged_networks_are_the_loop_s(iris, depth, epochs, kernel):
 def test_engines_train_as_the_loop_with_their_own_schedule(iris, engine, averaging):
     started = networks(2, 1, 5, torch.float64)
     models = [as_loop_model(network) for network in started]
-    options = {"epochs": 200, "weight_decay": 0.005, "averaging": averaging}
+    options = {"epochs": 120, "weight_decay": 0.005, "averaging": averaging}
     looped = run_loop(models, iris, REMOVED[:2], **options)
     task = training_task(started, iris, REMOVED[:2], 0.005)
-    check_against(engine.fit(task, recipe_of(200, averaging)), looped, BOUND)
-
-
-def test_what_depth_8_adds_is_the_rounding_that_reordered_rows_give_the_loop(iris):
-    """Chaos, not arithmetic. Tanh with weight decay is the worst case seen: the engine ends
-    8e-8 from the loop, and the loop 1.2e-7 from itself with its rows in another order.
-    """
-    row, options = REMOVED[0], {"epochs": EPOCHS, "weight_decay": 0.005}
-    started = networks(1, 8, 5, torch.float64, "tanh")
-    looped = run_loop([as_loop_model(started[0])], iris, (row,), **options)
-    order = torch.randperm(149, generator=torch.Generator().manual_seed(0))
-    kept = order[order != row]
-    reordered, rates = as_loop_model(started[0]), looped.rates[0]
-    loop.train(reordered, iris[0][kept], iris[1][kept], learning_rates=rates, **options)
-    task = training_task(started, iris, (row,), 0.005)
-    fit = descend(task, MLPKernel(task), recipe_of(EPOCHS), Replay(looped.rates))
-    noise = distance(stack_modules([reordered]), looped.live)
-    assert distance(fit.live, looped.live) <= max(10 * noise, BOUND)
+    check_against(engine.fit(task, recipe_of(120, averaging)), looped, BOUND)
 
 
 # --- single precision ------------------------------------------------------------------------

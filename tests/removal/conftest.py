@@ -38,7 +38,7 @@ def make_problem() -> Callable[..., RemovalProblem]:
             ],
             "live": None,
             "objective": Objective(weight_decay),
-            "recipe": Recipe(epochs=300, learning_rate=1e-2, patience=5),
+            "recipe": Recipe(epochs=200, learning_rate=1e-2, patience=5),
             "engine": None,
             "params": "head",
             "normalisation": "n-1",

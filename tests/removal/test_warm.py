@@ -20,14 +20,13 @@ from tests.benchmarks import sequential_loop as loop
 from tests.curvature import mlp_loss
 
 SIZES, HEAD = (3, 4, 3), slice(16, 31)
-EPOCHS = 300
-# Rounding of a gradient, about 1e-17, moves Adam by at most rate / epsilon = 1e6 times that a
-# step where its second moment has vanished, and by far less where it has not.
-CLOSE = {"rtol": 0, "atol": 1e-10}
+EPOCHS = 200
+# Both loops differ by rounding alone, measured 3e-15; away from an optimum it does not grow.
+CLOSE = {"rtol": 0, "atol": 1e-12}
 
 
-def warm(problem: RemovalProblem, progress=lambda _: None) -> Truth:
-    return TRUTHS.create("warm").remove(problem, progress)
+def warm(problem: RemovalProblem) -> Truth:
+    return TRUTHS.create("warm").remove(problem)
 
 
 class SequentialRun(NamedTuple):
@@ -174,10 +173,10 @@ def test_live_restart_averages_again(make_problem, params):
 
 @pytest.mark.parametrize("params", ["head", "all"])
 def test_trajectory_starts_before_the_first_step_and_ends_at_the_result(make_problem, params):
-    recipe = Recipe(epochs=EPOCHS, learning_rate=1e-2, patience=5, record_every=75)
+    recipe = Recipe(epochs=EPOCHS, learning_rate=1e-2, patience=5, record_every=50)
     problem = make_problem(params=params, recipe=recipe)
     truth = warm(problem)
-    assert truth.trajectory_epochs.tolist() == [0, 75, 150, 225, 300]
+    assert truth.trajectory_epochs.tolist() == [0, 50, 100, 150, 200]
     assert truth.trajectory.shape == (2, 2, 3, 5)
     assert truth.trajectory.dtype == torch.float64
     assert_allclose(truth.trajectory[..., -1], truth.loss_after, **CLOSE)
@@ -186,7 +185,7 @@ def test_trajectory_starts_before_the_first_step_and_ends_at_the_result(make_pro
         for k in range(3):
             assert_allclose(truth.trajectory[s, :, k, 0], before, **CLOSE)
     # no schedule looks ahead: half way stands who trains half as long
-    for run in sequential_runs(problem, epochs=150):
+    for run in sequential_runs(problem, epochs=100):
         if run.k:
             expected = loop.row_losses(run.live, *problem.test)
             assert_allclose(truth.trajectory[run.s, :, run.k - 1, 2], expected, **CLOSE)
@@ -230,8 +229,8 @@ def test_long_retraining_reaches_the_exact_optimum(make_problem):
     problem = make_problem(weight_decay=0.05, recipe=Recipe(4000, 1e-2, patience=500))
     truth, exact = warm(problem), TRUTHS.create("newton").remove(problem)
     assert truth.converged.all()
-    assert_allclose(truth.loss_after, exact.loss_after, rtol=0, atol=1e-4)
-    assert_allclose(truth.null_loss_after, exact.null_loss_after, rtol=0, atol=1e-4)
+    assert_allclose(truth.loss_after, exact.loss_after, rtol=0, atol=1e-6)
+    assert_allclose(truth.null_loss_after, exact.null_loss_after, rtol=0, atol=1e-6)
 
 
 def test_progress_reports_what_it_costs(make_problem):

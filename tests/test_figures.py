@@ -1,0 +1,525 @@
+"""The pictures: what is drawn equals what is given, nothing overlaps, files appear whole."""
+
+import itertools
+import math
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
+
+from ifcheck.errors import OutputRefused, RunFailed, UnusableInput
+from ifcheck.figures import RankPanel, TrajectoryPanel, figure_1, figure_3, figure_4, figure_5
+from ifcheck.figures.canvas import DPI, LOOKS, looks
+from ifcheck.figures.removals import draw_ranks, draw_trajectories
+from ifcheck.figures.sweeps import draw_agreement, draw_eigenvalues
+
+FIVE = ["none", "swa", "l2", "l2-swa", "bnn"]
+SIX = list(itertools.product(["objective", "paper", "authors"], ["warm", "newton"]))
+ONE_SIZE = [(1, 5)]
+IRIS_SIZES = [(depth, 5) for depth in range(1, 9)] + [(1, w) for w in (8, 14, 20, 30, 40, 50)]
+CHANCE = 0.128
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def study(sizes, variants, pairs=(("objective", "newton"),), **columns):
+    """Rows of a study with values that differ between all cells and pairs."""
+    random = np.random.default_rng(0)
+    rows = []
+    for (depth, width), variant in itertools.product(sizes, variants):
+        eigenvalue = float(random.uniform(1, 30))
+        for estimator, truth in pairs:
+            rows.append(
+                {
+                    "dataset": "iris",
+                    "network": "mlp",
+                    "depth": depth,
+                    "width": width,
+                    "variant": variant,
+                    "estimator": estimator,
+                    "truth": truth,
+                    "retrain_params": "head",
+                    "abs_spearman_mean": float(random.uniform(0.1, 0.9)),
+                    "abs_spearman_ci95": float(random.uniform(0.01, 0.1)),
+                    "published_abs_spearman": float(random.uniform(0.2, 0.8)),
+                    "published_abs_spearman_ci95": 0.05,
+                    "chance_abs_spearman": CHANCE,
+                    "top_eigenvalue_mean": eigenvalue,
+                    "top_eigenvalue_ci95": eigenvalue / 5,
+                    "published_top_eigenvalue": None,
+                    "seeds": 50,
+                    "failed": 0,
+                    **columns,
+                }
+            )
+    return rows
+
+
+def rank_panels(count, removals=40):
+    random = np.random.default_rng(1)
+    return [
+        RankPanel(f"cell {i}", random.normal(size=removals), random.normal(size=removals), 0.85)
+        for i in range(count)
+    ]
+
+
+def trajectory_panels(count):
+    random = np.random.default_rng(2)
+    epochs = np.arange(0, 7501, 25)
+    return [
+        TrajectoryPanel(f"cell {i}", epochs, 1 + random.normal(size=(6, len(epochs))), 1.0)
+        for i in range(count)
+    ]
+
+
+def drawn(axes, label):
+    """x, y and the half-width of each bar of an errorbar container, shape (sizes,) each."""
+    container = next(
+        c for c in axes.containers if isinstance(c, ErrorbarContainer) and c.get_label() == label
+    )
+    line, _, bars = container.lines
+    ends = [path.vertices[:, 1] for path in bars[0].get_paths()]
+    return line.get_xdata(), line.get_ydata(), np.array([(high - low) / 2 for low, high in ends])
+
+
+def labels(axes):
+    return [container.get_label() for container in axes.containers]
+
+
+def caption_of(figure):
+    return figure.get_supxlabel().replace("\n", " ")
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def title_of(axes):
+    return axes.get_title().replace("\n", " ")
+
+
+def ticks_of(axes):
+    return [text.get_text() for text in axes.get_xticklabels()]
+
+
+def shown_ticks(axis):
+    """Labels of the ticks within the limits; an axis keeps some beyond."""
+    low, high = sorted(axis.get_view_interval())
+    for minor in (False, True):
+        places = axis.get_ticklocs(minor=minor)
+        labels_there = axis.get_ticklabels(minor=minor)
+        yield from (t for at, t in zip(places, labels_there, strict=True) if low <= at <= high)
+
+
+def picture_size(path):
+    """Width and height of a PNG file in pixels, from its header."""
+    head = path.read_bytes()[:24]
+    assert head.startswith(PNG)
+    return struct.unpack(">II", head[16:24])
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("write", "content"),
+    [
+        (figure_1, study(ONE_SIZE, FIVE[:4], SIX[-2:])),
+        (figure_3, study(ONE_SIZE, FIVE[:4], SIX[-2:])),
+        (figure_4, rank_panels(2)),
+        (figure_5, trajectory_panels(2)),
+    ],
+)
+def test_a_png_is_written_and_nothing_else(tmp_path, write, content):
+    path = tmp_path / "new" / "figure.png"
+    assert write(path, content) is None
+    assert picture_size(path)[0] == 10 * DPI
+    assert [file.name for file in path.parent.iterdir()] == ["figure.png"]
+    before = path.read_bytes()
+    write(path, content)
+    assert path.read_bytes() == before  # the same input gives the same bytes
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    figure_4(path, rank_panels(1))
+    before = path.read_bytes()
+
+    def full_disk(self, target, **options):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full_disk)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        figure_4(path, rank_panels(2))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputRefused, match="cannot write"):
+        figure_4(tmp_path / "taken" / "figure.png", rank_panels(1))
+
+
+def test_pyplot_and_torch_stay_out(tmp_path):
+    program = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from ifcheck.figures import RankPanel, figure_4\n"
+        "figure_4(Path(sys.argv[1]), [RankPanel('a', np.ones(3), np.ones(3), 1.0)])\n"
+        "print(sorted({'matplotlib.pyplot', 'torch'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "figure.png")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("write", [figure_1, figure_3, figure_4, figure_5])
+def test_empty_input_is_refused_and_writes_nothing(tmp_path, write):
+    with pytest.raises(UnusableInput, match="draw") as caught:
+        write(tmp_path / "figure.png", [])
+    assert caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- layout ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: draw_agreement(study(ONE_SIZE, FIVE[:4], SIX)),
+        lambda: draw_agreement(study(IRIS_SIZES, [*FIVE, "sam"], SIX)),
+        lambda: draw_eigenvalues(study(IRIS_SIZES, FIVE)),
+        lambda: draw_eigenvalues(study(IRIS_SIZES, FIVE, published_top_eigenvalue=-1e-6)),
+        lambda: draw_ranks(rank_panels(8)),
+        lambda: draw_trajectories(trajectory_panels(5)),
+    ],
+    ids=["one size", "iris", "log", "symlog", "ranks", "trajectories"],
+)
+def test_texts_are_legible_and_do_not_overlap(figure):
+    figure = figure()
+    figure.canvas.draw()
+    texts = [*figure.texts, *figure.legends[0].get_texts(), figure.legends[0].get_title()]
+    for axes in figure.axes:
+        texts += [axes.title, axes.xaxis.label, axes.yaxis.label, axes.yaxis.get_offset_text()]
+        texts += [*shown_ticks(axes.xaxis), *shown_ticks(axes.yaxis)]
+    assert any(text.get_text().startswith("How to read") for text in texts)
+    texts = [text for text in texts if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 8
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    for name, box in boxes:
+        assert box.x0 >= 0, name
+        assert box.y0 >= 0, name
+        assert box.x1 <= figure.bbox.x1, name
+        assert box.y1 <= figure.bbox.y1, name
+    for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
+        assert not box.overlaps(other_box), (one, other)
+
+
+def test_variants_differ_in_colour_marker_and_line():
+    many = looks([*FIVE, *"abcdefghij"])
+    known = [many[name] for name in FIVE]
+    assert list(many)[:5] == FIVE
+    for field in ("color", "marker", "line"):
+        assert len({str(getattr(look, field)) for look in known}) == 5
+    assert len({str(look) for look in many.values()}) == 15
+    assert looks(["bnn", "none"]) == {"none": LOOKS["none"], "bnn": LOOKS["bnn"]}
+
+
+# --- figure 1 --------------------------------------------------------------------------------
+
+
+def test_agreement_equals_the_rows():
+    rows = study(IRIS_SIZES, FIVE, SIX[:2])
+    figure = draw_agreement(rows)
+    assert [title_of(axes) for axes in figure.axes] == [
+        "estimator objective, truth warm: width 5 constant",
+        "estimator objective, truth warm: depth 1 constant",
+        "estimator objective, truth newton: width 5 constant",
+        "estimator objective, truth newton: depth 1 constant",
+    ]
+    for axes, truth in zip(figure.axes, ["warm", "warm", "newton", "newton"], strict=True):
+        by_depth = "width 5" in title_of(axes)
+        assert axes.get_xlabel() == ("depth" if by_depth else "width")
+        held, value = ("width", 5) if by_depth else ("depth", 1)
+        on_axes = [r for r in rows if r["truth"] == truth and r[held] == value]
+        for variant in FIVE:
+            mine = [r for r in on_axes if r["variant"] == variant]
+            x, y, halves = drawn(axes, variant)
+            assert [ticks_of(axes)[round(i)] for i in x] == [
+                str(r["depth" if by_depth else "width"]) for r in mine
+            ]
+            np.testing.assert_allclose(y, [r["abs_spearman_mean"] for r in mine])
+            np.testing.assert_allclose(halves, [r["abs_spearman_ci95"] for r in mine])
+        assert axes.get_ylim() == (0, 1)
+
+
+def test_variants_stand_side_by_side():
+    axes = draw_agreement(study(IRIS_SIZES, FIVE)).axes[0]
+    positions = np.sort(np.concatenate([drawn(axes, variant)[0] for variant in FIVE]))
+    assert np.diff(positions).min() > 0.1
+    assert (np.abs(positions - np.round(positions)) < 0.5).all()
+
+
+def test_undefined_points_are_left_out_and_counted():
+    rows = study([(1, 5), (2, 5), (3, 5)], ["none", "l2"])
+    rows[2] |= {"abs_spearman_mean": None, "abs_spearman_ci95": None}  # depth 2, none
+    rows[5] |= {"abs_spearman_mean": math.nan, "abs_spearman_ci95": math.nan}  # depth 3, l2
+    rows[1] |= {"abs_spearman_ci95": None}  # a single seed: a mean without an interval
+    figure = draw_agreement(rows)
+    _, y, halves = drawn(figure.axes[0], "none")
+    np.testing.assert_array_equal(np.isnan(y), [False, True, False])
+    assert y[2] == rows[4]["abs_spearman_mean"]
+    _, y, halves = drawn(figure.axes[0], "l2")
+    np.testing.assert_array_equal(np.isnan(y), [False, False, True])
+    np.testing.assert_array_equal(np.isnan(halves), [True, False, True])
+    assert "2 of 6 cells have no value" in caption_of(figure)
+
+
+def test_a_complete_study_counts_nothing_missing():
+    caption = caption_of(draw_agreement(study(IRIS_SIZES, ["l2"])))
+    assert "no value" not in caption
+    assert "other sizes" not in caption
+    assert "95% intervals over 50 seeds" in caption
+
+
+def test_sizes_of_neither_sweep_are_counted():
+    rows = study([(1, 5), (2, 5), (3, 5), (1, 8), (2, 8)], ["l2"])
+    figure = draw_agreement(rows)
+    assert [ticks_of(axes) for axes in figure.axes] == [["1", "2", "3"], ["5", "8"]]
+    assert "1 of 5 cells are of other sizes" in caption_of(figure)
+
+
+def test_chance_is_a_dashed_line_and_in_the_legend():
+    figure = draw_agreement(study(ONE_SIZE, FIVE, SIX[:1]))
+    levels = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
+    assert [line.get_ydata()[0] for line in levels] == [CHANCE]
+    assert levels[0].get_linestyle() == "--"
+    assert "expected by chance" in legend_of(figure)
+    without = draw_agreement(study(ONE_SIZE, FIVE, chance_abs_spearman=None))
+    assert "chance" not in " ".join([*legend_of(without), caption_of(without)])
+
+
+def test_published_values_are_shown_with_the_estimator_they_are_of():
+    rows = study([(1, 5), (2, 5)], ["none", "l2"], [("objective", "warm"), ("authors", "warm")])
+    figure = draw_agreement(rows)
+    plain, authors = figure.axes
+    assert labels(plain) == ["none", "l2"]
+    assert labels(authors) == ["published none", "none", "published l2", "l2"]
+    x, y, halves = drawn(authors, "published l2")
+    mine = [r for r in rows if r["estimator"] == "authors" and r["variant"] == "l2"]
+    np.testing.assert_allclose(y, [r["published_abs_spearman"] for r in mine])
+    np.testing.assert_allclose(halves, 0.05)
+    assert (x > drawn(authors, "l2")[0]).all()
+    line = authors.containers[0].lines[0]
+    assert to_hex(line.get_markerfacecolor()) == "#ffffff"
+    assert legend_of(figure) == ["none", "l2", "published", "expected by chance"]
+
+
+def test_no_published_value_no_legend_entry():
+    rows = study(ONE_SIZE, ["l2"], SIX, published_abs_spearman=None)
+    assert "published" not in legend_of(draw_agreement(rows))
+
+
+def test_one_size_fills_a_grid_of_single_panels():
+    figure = draw_agreement(study(ONE_SIZE, FIVE[:4], SIX))
+    assert [title_of(axes) for axes in figure.axes] == [f"estimator {e}, truth {t}" for e, t in SIX]
+    assert all(ticks_of(axes) == ["depth 1, width 5"] for axes in figure.axes)
+    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (2, 3)
+    assert figure.legends[0].get_title().get_text() == "iris, mlp"
+
+
+def test_a_study_of_one_cell(tmp_path):
+    rows = study(ONE_SIZE, ["l2"], abs_spearman_ci95=None, seeds=1)
+    figure = draw_agreement(rows)
+    assert drawn(figure.axes[0], "l2")[1].tolist() == [rows[0]["abs_spearman_mean"]]
+    assert "no value has an interval" in caption_of(figure)
+    figure_1(tmp_path / "1.png", rows)
+    figure_3(tmp_path / "3.png", rows)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ticks"),
+    [
+        ([(1, 5), (2, 5), (4, 5)], ["1", "2", "4"]),
+        ([(1, 8), (1, 32), (1, 128)], ["8", "32", "128"]),
+    ],
+)
+def test_one_sweep_has_one_panel(sizes, ticks):
+    figure = draw_agreement(study(sizes, ["l2"]))
+    assert [ticks_of(axes) for axes in figure.axes] == [ticks]
+
+
+def test_sizes_without_anything_in_common_are_spelled_out():
+    figure = draw_agreement(study([(1, 5), (2, 8)], ["l2"]))
+    assert ticks_of(figure.axes[0]) == ["1 × 5", "2 × 8"]
+    assert figure.axes[0].get_xlabel() == "depth × width"
+
+
+def test_what_differs_between_panels_is_named():
+    rows = study(ONE_SIZE, ["l2"]) + study([(1, 8)], ["l2"], network="fc", retrain_params="all")
+    titles = [title_of(axes) for axes in draw_agreement(rows).axes]
+    assert titles == [
+        "network mlp, retrain params head, estimator objective, truth newton",
+        "network fc, retrain params all, estimator objective, truth newton",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"abs_spearman_mean": None}, "none of the 1 cells has a value of 'abs_spearman_mean'"),
+        ({"depth": None}, "does not name its cell"),
+        ({"abs_spearman_mean": "high"}, "'abs_spearman_mean' is 'high'; expected a number"),
+    ],
+)
+def test_unusable_rows_are_refused(change, message):
+    with pytest.raises(UnusableInput, match=re.escape(message)) as caught:
+        draw_agreement(study(ONE_SIZE, ["l2"], **change))
+    assert caught.value.remedy
+
+
+def test_a_row_without_its_estimator_is_refused():
+    rows = [{k: v for k, v in row.items() if k != "truth"} for row in study(ONE_SIZE, ["l2"])]
+    with pytest.raises(UnusableInput, match="KeyError\\('truth'\\)"):
+        draw_agreement(rows)
+
+
+def test_rows_that_contradict_each_other_are_refused():
+    rows = study(ONE_SIZE, ["l2"], abs_spearman_mean=0.5)
+    rows += study(ONE_SIZE, ["l2"], abs_spearman_mean=0.6)
+    with pytest.raises(UnusableInput, match=r"0\.5 and 0\.6 in two rows of one cell"):
+        draw_agreement(rows)
+
+
+# --- figure 3 --------------------------------------------------------------------------------
+
+
+def test_eigenvalues_are_drawn_once_for_each_cell():
+    rows = study(IRIS_SIZES, ["l2", "bnn"], SIX)
+    rows[0] |= {"top_eigenvalue_mean": None}  # the other rows of its cell still have the value
+    figure = draw_eigenvalues(rows)
+    assert [title_of(axes) for axes in figure.axes] == ["width 5 constant", "depth 1 constant"]
+    assert all(labels(axes) == ["l2", "bnn"] for axes in figure.axes)
+    mine = {r["depth"]: r for r in rows if r["width"] == 5 and r["variant"] == "l2"}
+    _, y, halves = drawn(figure.axes[0], "l2")
+    np.testing.assert_allclose(y, [r["top_eigenvalue_mean"] for r in mine.values()])
+    np.testing.assert_allclose(halves, [r["top_eigenvalue_ci95"] for r in mine.values()])
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert "no value" not in caption_of(figure)
+
+
+@pytest.mark.parametrize("values", [(-31.9, 20.0, 1e-6), (0.0, 3.0, 5.0), (0.0, 0.0, 0.0)])
+def test_eigenvalues_that_are_not_positive_get_a_symmetric_axis(values):
+    rows = study([(1, 5), (2, 5), (3, 5)], ["l2"], top_eigenvalue_ci95=None)
+    for row, value in zip(rows, values, strict=True):
+        row["top_eigenvalue_mean"] = value
+    axes = draw_eigenvalues(rows).axes[0]
+    assert axes.get_yscale() == "symlog"
+    low, high = axes.get_ylim()
+    assert low < min(values) <= max(values) < high
+    assert len(axes.get_yticks()) < 20
+
+
+def test_an_interval_that_reaches_below_zero_stays_on_the_log_axis(tmp_path):
+    rows = study([(1, 5), (2, 5)], ["l2"], top_eigenvalue_ci95=100.0)
+    axes = draw_eigenvalues(rows).axes[0]
+    values = [row["top_eigenvalue_mean"] for row in rows]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylim() == pytest.approx((min(values) / 2, (max(values) + 100) * 2))
+    figure_3(tmp_path / "3.png", rows)
+
+
+def test_published_eigenvalues_are_marked_as_medians():
+    rows = study(ONE_SIZE, ["l2"], published_top_eigenvalue=1.5)
+    figure = draw_eigenvalues(rows)
+    assert drawn(figure.axes[0], "published l2")[1].tolist() == [1.5]
+    assert "published values are medians" in caption_of(figure)
+
+
+# --- figure 4 --------------------------------------------------------------------------------
+
+
+def test_changes_stand_by_falling_prediction():
+    predicted, true = np.array([0.1, -3.0, 2.0, -0.5]), np.array([1.0, 2.0, 3.0, 4.0])
+    axes = draw_ranks([RankPanel("cell", predicted, true, -0.254)]).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["predicted"].get_xdata().tolist() == [1, 2, 3, 4]
+    assert lines["predicted"].get_ydata().tolist() == [-3.0, 2.0, -0.5, 0.1]
+    assert lines["true (drift-corrected)"].get_ydata().tolist() == [2.0, 3.0, 4.0, 1.0]
+    assert len({line.get_marker() for line in lines.values()}) == len(lines)
+    assert title_of(axes) == "cell Spearman -0.25"
+
+
+def test_removals_without_both_changes_are_left_out_and_counted():
+    predicted, true = np.array([1.0, np.nan, 3.0, 4.0]), np.array([1.0, 2.0, np.inf, 4.0])
+    figure = draw_ranks([RankPanel("cell", predicted, true, math.nan), *rank_panels(1, 4)])
+    first = figure.axes[0].lines[0]
+    assert first.get_ydata().tolist() == [4.0, 1.0]
+    assert "2 of 8 removals without both changes left out" in caption_of(figure)
+    assert title_of(figure.axes[0]) == "cell Spearman undefined"
+
+
+@pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (8, (3, 3))])
+def test_panels_fill_at_most_three_columns(count, grid):
+    for figure in (draw_ranks(rank_panels(count)), draw_trajectories(trajectory_panels(count))):
+        assert len(figure.axes) == count
+        assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == grid
+
+
+def test_panels_without_any_value_are_refused():
+    nothing = np.full(3, np.nan)
+    with pytest.raises(UnusableInput, match="no panel has anything to draw"):
+        draw_ranks([RankPanel("cell", nothing, nothing, math.nan)])
+    with pytest.raises(UnusableInput, match="no panel has anything to draw"):
+        draw_trajectories([TrajectoryPanel("cell", np.arange(3), nothing[None], 1.0)])
+
+
+def test_panels_whose_arrays_do_not_fit_are_refused():
+    with pytest.raises(UnusableInput, match=r"predicted has shape \(3,\), true \(2,\)"):
+        RankPanel("cell", np.ones(3), np.ones(2), 1.0)
+    with pytest.raises(UnusableInput, match=r"epochs has shape \(3,\), losses \(3, 2\)"):
+        TrajectoryPanel("cell", np.ones(3), np.ones((3, 2)), 1.0)
+
+
+# --- figure 5 --------------------------------------------------------------------------------
+
+
+def test_trajectories_count_from_before_the_removal():
+    epochs = np.array([0, 100, 7500])
+    losses = np.array([[1.0, 1.5, 2.0], [1.0, 0.5, np.inf]])
+    figure = draw_trajectories([TrajectoryPanel("cell", epochs, losses, 1.0)])
+    axes = figure.axes[0]
+    up, down = axes.lines[:2]
+    assert up.get_xdata().tolist() == [0, 100, 7500]
+    assert up.get_ydata().tolist() == [0.0, 0.5, 1.0]
+    np.testing.assert_array_equal(down.get_ydata(), [0.0, -0.5, np.nan])
+    assert up.get_alpha() < 1
+    assert "1 of 2 lines are not finite throughout" in caption_of(figure)
+
+
+def test_the_first_quarter_of_retraining_takes_half_of_the_axis():
+    axes = draw_trajectories(trajectory_panels(1)).axes[0]
+    ends = axes.transData.transform([(0, 0), (7500 / 4, 0), (7500, 0)])[:, 0]
+    assert (ends[1] - ends[0]) / (ends[2] - ends[0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [(7500, [0, 500, 2000, 4000, 7000]), (2000, [0, 100, 500, 1000, 2000]), (1, [0, 1])],
+)
+def test_epochs_are_marked_at_round_numbers(last, ticks):
+    epochs = np.array([0, last])
+    panel = TrajectoryPanel("cell", epochs, np.array([[1.0, 2.0]]), 1.0)
+    assert draw_trajectories([panel]).axes[0].get_xticks().tolist() == ticks

@@ -420,7 +420,9 @@ def test_eigenvalues_are_drawn_once_for_each_cell():
     assert "no value" not in caption_of(figure)
 
 
-@pytest.mark.parametrize("values", [(-31.9, 20.0, 1e-6), (0.0, 3.0, 5.0), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    "values", [(-31.9, 20.0, 1e-6), (0.0, 3.0, 5.0), (0.0, 1e-9, 1e-12), (0.0, 0.0, 0.0)]
+)
 def test_eigenvalues_that_are_not_positive_get_a_symmetric_axis(values):
     rows = study([(1, 5), (2, 5), (3, 5)], ["l2"], top_eigenvalue_ci95=None)
     for row, value in zip(rows, values, strict=True):
@@ -429,6 +431,8 @@ def test_eigenvalues_that_are_not_positive_get_a_symmetric_axis(values):
     assert axes.get_yscale() == "symlog"
     low, high = axes.get_ylim()
     assert low < min(values) <= max(values) < high
+    ends = axes.transAxes.inverted().transform(axes.transData.transform([(0, 0), (0, max(values))]))
+    assert ends[1, 1] - ends[0, 1] > 0.3 or not any(values)  # the values fill the axis
     assert len(axes.get_yticks()) < 20
 
 

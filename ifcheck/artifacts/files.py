@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ifcheck.errors import ArtifactUnreadable, OutputRefused, RunFailed
@@ -33,7 +34,8 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
             remedy="Free some disk space, then run it again; finished files are kept.",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # moved, or never made: its folder may not even be a folder
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

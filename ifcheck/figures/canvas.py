@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import secrets
 import textwrap
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -18,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.typing import LineStyleType
 
-from ifcheck.errors import OutputRefused, RunFailed
+from ifcheck.artifacts.files import atomic_write
 
 DPI = 150
 WIDTH = 10.0  # inches
@@ -126,20 +124,4 @@ def save(figure: Figure, path: Path) -> None:
 
     Raises: OutputRefused where the folder cannot be written, RunFailed where the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format="png", dpi=DPI)
-        temporary.replace(path)
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        raise OutputRefused(
-            f"cannot write {path}: {error.strerror}.", remedy="Choose another --out."
-        ) from error
-    except OSError as error:
-        raise RunFailed(
-            f"writing {path} failed: {error.strerror or error}.",
-            remedy="Free some disk space, then draw the picture again.",
-        ) from error
-    finally:
-        with suppress(OSError):  # moved, or never made: its folder may not even be a folder
-            temporary.unlink()
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI))

@@ -232,8 +232,8 @@ def _scale_eigenvalues(axes: Axes, on_panel: Iterable[Point]) -> None:
         axes.set_yscale("log")
         axes.set_ylim(low / ROOM, high * ROOM)
         return
-    sizes = np.abs(values[values != 0])
-    smallest = max(sizes.min(initial=1.0), sizes.max(initial=1.0) / 10**SYMLOG_DECADES)
+    sizes = np.abs(values[values != 0]) if values.any() else np.ones(1)
+    smallest = max(sizes.min(), sizes.max() / 10**SYMLOG_DECADES)
     linear = 10.0 ** math.floor(math.log10(smallest))
     axes.set_yscale("symlog", linthresh=linear)
     locator = SymmetricalLogLocator(base=10, linthresh=linear)

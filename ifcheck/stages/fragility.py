@@ -78,7 +78,7 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
         )
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
-    pictures.draw(out / "figures", study.summaries, panels)
+    pictures.draw(out / "figures", study.summaries, panels, reporter)
     return study
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 from scipy import stats
 
 from ifcheck.artifacts import Artifact
+from ifcheck.errors import UnusableInput
+from ifcheck.stages.reporting import Reporter
 
 
 @dataclass(frozen=True)
@@ -23,22 +26,34 @@ class CellPictures:
     trajectory: Artifact | None
 
 
-def draw(folder: Path, summaries: list[dict[str, Any]], cells: list[CellPictures]) -> None:
+def draw(
+    folder: Path, summaries: list[dict[str, Any]], cells: list[CellPictures], reporter: Reporter
+) -> None:
     """Draw figures 1, 3, 4 and 5 of the paper as PNG into `folder`.
 
     Figures 4 and 5 show the first test point of the first seed of each variant at the
-    study's first size; figure 4 against the first truth that is defined there.
+    study's first size; figure 4 against the last truth that is defined there. A figure for
+    which no number is defined is left out, with a note.
     """
     # Drawing takes a second to import, and no other stage needs it.
     from ifcheck import figures
 
     rows = [row for row in summaries if "estimator" in row]
-    figures.figure_1(folder / "figure-1-agreement.png", rows)
-    figures.figure_3(folder / "figure-3-top-eigenvalue.png", rows)
-    figures.figure_4(folder / "figure-4-by-rank.png", [_rank_panel(cell) for cell in cells])
+    ranks = [_rank_panel(cell) for cell in cells]
     trajectories = [_trajectory_panel(c.cell, c.trajectory) for c in cells if c.trajectory]
-    if trajectories:
-        figures.figure_5(folder / "figure-5-retraining.png", trajectories)
+    drawings: list[tuple[str, Callable[[Path, Any], None], Any]] = [
+        ("figure-1-agreement.png", figures.figure_1, rows),
+        ("figure-3-top-eigenvalue.png", figures.figure_3, rows),
+        ("figure-4-by-rank.png", figures.figure_4, ranks),
+        ("figure-5-retraining.png", figures.figure_5, trajectories),
+    ]
+    progress = reporter.step("figures", len(drawings))
+    for name, drawing, content in drawings:
+        try:
+            drawing(folder / name, content)
+        except UnusableInput as error:
+            reporter.note(f"{name} is not drawn: {error.message}")
+        progress(1)
 
 
 def _rank_panel(cell: CellPictures) -> Any:

@@ -130,3 +130,22 @@ def head_task(
         probe_inputs=features[:, rows:] if probes else None,
         probe_targets=targets[rows:] if probes else None,
     )
+
+
+class Bilinear(nn.Module):
+    """A network that no kernel knows: a scalar parameter, and a matrix that is no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.zeros(CLASSES, 4))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.scale * (inputs @ self.matrix.T)
+
+
+def bilinear_task(models: int) -> Task:
+    generator, inputs, targets = random_rows(1, 20, 4)
+    parameters = torch.randn(models, 4 * CLASSES + 1, generator=generator, dtype=torch.float64)
+    weights = random_weights(models, 20, generator)
+    return Task(Bilinear(), Objective(0.005), parameters, inputs, targets, weights)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NEAR = 0.5  # similarity from which a name is suggested: l2 for l3, iris for irsi
+
 EXIT_DONE = 0
 EXIT_BELOW_THRESHOLD = 1
 EXIT_UNUSABLE_INPUT = 2
@@ -36,7 +38,7 @@ class UnknownName(UnusableInput):
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         options = sorted(known)
-        near = difflib.get_close_matches(str(name), options, n=1)
+        near = difflib.get_close_matches(str(name), options, n=1, cutoff=NEAR)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         super().__init__(
             f"unknown {what} {name!r}; expected one of: {', '.join(options)}.",

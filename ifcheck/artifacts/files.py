@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -50,7 +51,7 @@ def _write_utf8(path: Path, text: str) -> None:
 def require_free(out: Path, force: bool) -> None:
     """Refuse an output that exists and is not empty, unless it may be replaced.
 
-    Also finds out before hours of work that the folder cannot be written.
+    Also finds out, before hours of work, that nothing can be written there. Creates nothing.
     Raises: OutputRefused.
     """
     occupied = any(out.iterdir()) if out.is_dir() else out.exists()
@@ -58,10 +59,15 @@ def require_free(out: Path, force: bool) -> None:
         raise OutputRefused(
             f"{out} exists already.", remedy="Add --force to replace it, or choose another --out."
         )
-    folder = out if out.is_dir() or not out.suffix else out.parent
-    probe = folder / f".{secrets.token_hex(4)}.probe"
-    atomic_write(probe, lambda temporary: temporary.touch())
-    probe.unlink()
+    ancestor = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not ancestor.is_dir() and ancestor != out:
+        raise OutputRefused(
+            f"cannot write {out}: {ancestor} is not a folder.", remedy="Choose another --out."
+        )
+    if not os.access(ancestor, os.W_OK):
+        raise OutputRefused(
+            f"cannot write {out}: no permission in {ancestor}.", remedy="Choose another --out."
+        )
 
 
 def find_checkpoints(sources: Sequence[Path]) -> list[Path]:

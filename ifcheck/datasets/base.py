@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifcheck import provenance
+from ifcheck.errors import UnusableInput
 from ifcheck.registry import Registry
 
 
@@ -51,11 +52,29 @@ class Dataset(Protocol):
     def row_ids(self) -> NDArray[np.int64]:
         """Ids that a test point may have, (rows,)."""
 
-    def split(self, test_ids: Sequence[int]) -> Split:
+    def split(self, test_ids: Sequence[int], limit_train: int | None = None) -> Split:
         """Return the training rows and the test points `test_ids`, in that order.
 
         Where there is one table, all test points are held out of training together.
+        `limit_train` keeps so many training rows, always the same.
+        Raises: UnusableInput for unknown rows or more rows than there are.
         """
 
 
 DATASETS: Registry[Dataset] = Registry("dataset")
+
+
+def limited(rows: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """Return `limit` of the rows, drawn once and for all from a named seed, in their order.
+
+    Raises: UnusableInput where there are fewer rows.
+    """
+    if limit is None:
+        return rows
+    if limit > len(rows):
+        raise UnusableInput(
+            f"--limit-train asks for {limit} training rows; there are {len(rows)}.",
+            remedy=f"Ask for at most {len(rows)}.",
+        )
+    generator = np.random.default_rng(provenance.named_seed(0, "limit-train"))
+    return np.sort(generator.permutation(rows)[:limit])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_iris
 from sklearn.preprocessing import StandardScaler
 
-from ifcheck.datasets.base import DATASETS, Split
+from ifcheck.datasets.base import DATASETS, Split, limited
 from ifcheck.errors import UnusableInput
 
 
@@ -23,8 +23,11 @@ class Iris:
     def row_ids(self) -> NDArray[np.int64]:
         return np.arange(len(load_iris().target))
 
-    def split(self, test_ids: Sequence[int]) -> Split:
-        """Standardise on the training rows alone; not refitted when a row is removed."""
+    def split(self, test_ids: Sequence[int], limit_train: int | None = None) -> Split:
+        """Standardise on the training rows alone; not refitted when a row is removed.
+
+        The table is sorted by class, so a limit keeps rows that are drawn from all of it.
+        """
         table = load_iris()
         test = np.asarray(test_ids, dtype=np.int64)
         unknown = test[(test < 0) | (test >= len(table.target))]
@@ -39,6 +42,7 @@ class Iris:
                 "all rows of iris are test points; expected some left to train on.",
                 remedy="Hold out fewer --test-points.",
             )
+        train = limited(train, limit_train)
         scaler = StandardScaler().fit(table.data[train])
         return Split(
             train_inputs=scaler.transform(table.data[train]),

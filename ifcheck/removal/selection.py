@@ -25,7 +25,7 @@ def parse_count(text: str, specification: str, available: int) -> int:
         )
     if int(text) > available:
         raise UnusableInput(
-            f"{specification!r} asks for {text} rows; there are {available}.",
+            f"{specification!r} asks for {text} rows; at most {available} can be taken.",
             remedy=f"Ask for at most {available}.",
         )
     return int(text)

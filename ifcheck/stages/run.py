@@ -87,7 +87,7 @@ def load_run(
     test_ids = resolve_test_points(
         setup.config.data.test_points, setup.dataset, setup.config.data.dataset, reporter
     )
-    split = setup.dataset.split(test_ids.tolist())
+    split = setup.split(test_ids)
     for checkpoint in checkpoints:
         made_with = (checkpoint.meta or {}).get("data", split.digest)
         if made_with != split.digest:

@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ifcheck.config import Choice, Config
-from ifcheck.datasets import DATASETS, Dataset
+from ifcheck.datasets import DATASETS, Dataset, Split
 from ifcheck.engines import ENGINES, Engine
 from ifcheck.errors import UnusableInput
 from ifcheck.models import NETWORKS, NetworkSpec
@@ -47,6 +49,20 @@ class Setup:
     def dtype(self) -> torch.dtype:
         """The type that networks are trained in."""
         return DTYPES[self.config.train.dtype]
+
+    def split(self, test_ids: NDArray[np.int64]) -> Split:
+        """Return the training rows that the configuration allows, and these test points.
+
+        Raises: UnusableInput where a limit does not fit the data set.
+        """
+        data = self.config.data
+        if data.limit_test is not None:
+            raise UnusableInput(
+                f"--limit-test limits a file of test rows; {data.dataset} has none: its test "
+                "points are rows held out of its one table.",
+                remedy="Choose test points with --test-points.",
+            )
+        return self.dataset.split(test_ids.tolist(), data.limit_train)
 
     def describe(self, kind: str) -> dict[str, Any]:
         """Return the sections of the configuration that decide what a stage computes."""

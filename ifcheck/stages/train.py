@@ -41,7 +41,7 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
     test_ids = resolve_test_points(
         config.data.test_points, setup.dataset, config.data.dataset, reporter
     )
-    split = setup.dataset.split(test_ids.tolist())
+    split = setup.split(test_ids)
     networks, fit = _fit(setup, split, reporter)
     finite = torch.isfinite(fit.parameters).all(dim=1)
     if not bool(finite.any()):
@@ -74,7 +74,7 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
 def parameter_count(config: Config) -> int:
     """Return how many parameters the configured network has, on any split of the data."""
     setup = make_setup(config)
-    split = setup.dataset.split(setup.dataset.row_ids[:1].tolist())
+    split = setup.split(setup.dataset.row_ids[:1])
     with torch.device("meta"):
         network = setup.spec.build(split.train_inputs.shape[1:], split.classes)
     return Layout.of(network).size

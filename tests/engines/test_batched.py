@@ -1,0 +1,477 @@
+"""Batched engines: models do not touch each other, and progress, interrupts, chunks, selection."""
+
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ifcheck.engines import ENGINES, Fit, Recipe, Task, assess, batched, select_engine
+from ifcheck.engines.batched import TorchEngine, VmapEngine, descend
+from ifcheck.engines.kernels import GenericKernel, HeadKernel, MLPKernel
+from ifcheck.errors import UnknownName, UnusableInput
+from ifcheck.objective import Objective
+from tests import oracles
+from tests.benchmarks import sequential_loop as loop
+from tests.engines.conftest import (
+    CLASSES,
+    Replay,
+    as_loop_model,
+    bilinear_task,
+    head_task,
+    mlp_task,
+    networks,
+)
+
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+STRUCTURED = TorchEngine()
+RECIPE = Recipe(40, learning_rate=0.01, patience=3, record_every=10)
+WHOLE = 1 << 40  # bytes of a chunk that holds every task of these tests
+TRAINED = ("parameters", "live", "learning_rate", "losses")
+
+
+@contextmanager
+def torch_threads(count: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_bits(fit: Fit, other: Fit, models: slice, fields=TRAINED) -> None:
+    """`fit` holds exactly what `other` has for some of its models."""
+    for field in fields:
+        assert torch.equal(getattr(fit, field), getattr(other, field)[models]), field
+
+
+# --- no model touches another ----------------------------------------------------------------
+
+
+@pytest.fixture(params=[(1, 1), (1, 20_000), (1, WHOLE), (2, 1), (2, 20_000), (2, WHOLE)])
+def company(request, monkeypatch):
+    """Threads and bytes of a chunk (one model a chunk, a few, all) under which others run too."""
+    threads, chunk = request.param
+
+    @contextmanager
+    def running():
+        with monkeypatch.context() as patch, torch_threads(threads):
+            patch.setattr(batched, "CHUNK_BYTES", chunk)
+            yield
+
+    return running
+
+
+@pytest.mark.parametrize("rows", [149, 37])
+@pytest.mark.parametrize("width", [5, 14])
+@pytest.mark.parametrize("depth", [1, 8])
+@TYPES
+def test_a_network_is_trained_to_the_same_bits_in_any_company(company, dtype, depth, width, rows):
+    task = mlp_task(5, rows=rows, depth=depth, width=width, dtype=dtype)
+    with company():
+        together = STRUCTURED.fit(task, RECIPE)
+    for model in range(task.models):
+        alone = STRUCTURED.fit(task.part(model, model + 1), RECIPE)
+        check_bits(alone, together, slice(model, model + 1))
+
+
+@pytest.mark.parametrize("rows", [149, 37])
+@pytest.mark.parametrize("width", [5, 14])
+@pytest.mark.parametrize("heads", [1, 3, 4])
+@TYPES
+def test_a_seed_s_heads_are_tuned_to_the_same_bits_beside_any_seeds(
+    company, dtype, heads, width, rows
+):
+    task = head_task(4, heads, rows=rows, width=width, dtype=dtype)
+    with company():
+        together = STRUCTURED.fit(task, RECIPE)
+    for first in range(0, task.models, heads):
+        alone = STRUCTURED.fit(task.part(first, first + heads), RECIPE)
+        check_bits(alone, together, slice(first, first + heads))
+
+
+@pytest.mark.parametrize("width", [5, 14])
+@TYPES
+def test_a_head_is_tuned_to_the_same_bits_beside_any_heads_of_its_seed(dtype, width):
+    task = head_task(1, 12, width=width, dtype=dtype, probes=0)
+    together = STRUCTURED.fit(task, RECIPE)
+    for count in (1, 2, 5, 11):
+        fewer = STRUCTURED.fit(task.part(0, count), RECIPE)
+        check_bits(fewer, together, slice(0, count))
+
+
+@pytest.mark.parametrize("width", [5, 14])
+@TYPES
+def test_the_heads_of_one_seed_do_not_feel_the_chunk_size(monkeypatch, dtype, width):
+    """As a second seed must not change the first: with two, chunks are whole seeds."""
+    task = head_task(1, 12, width=width, dtype=dtype, probes=0)
+    whole = STRUCTURED.fit(task, RECIPE)
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    check_bits(STRUCTURED.fit(task, RECIPE), whole, slice(None))
+
+
+@pytest.mark.parametrize("make_task", [mlp_task, head_task])
+@pytest.mark.parametrize("probes", [1, 7, 16, 32])
+@TYPES
+def test_probe_losses_are_the_same_bits_in_any_company(make_task, dtype, probes):
+    options = {"rows": 32, "width": 14, "dtype": dtype, "probes": probes}
+    task = mlp_task(5, **options) if make_task is mlp_task else head_task(5, 1, **options)
+    together = STRUCTURED.fit(task, RECIPE)
+    for model in range(5):
+        alone = STRUCTURED.fit(task.part(model, model + 1), RECIPE)
+        check_bits(alone, together, slice(model, model + 1), fields=["probe_losses"])
+
+
+@pytest.mark.parametrize(("depth", "width"), [(1, 5), (8, 14)])
+@TYPES
+def test_a_model_larger_than_the_budget_has_the_same_bits_on_two_threads(
+    monkeypatch, dtype, depth, width
+):
+    """Alone it keeps torch's threads within its operations; in company it runs on one."""
+    task = mlp_task(1, depth=depth, width=width, dtype=dtype)
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    on_one = STRUCTURED.fit(task, RECIPE)
+    with torch_threads(2):
+        on_two = STRUCTURED.fit(task, RECIPE)
+    check_bits(on_two, on_one, slice(None))
+
+
+def test_the_generic_engine_differs_only_by_rounding_in_company():
+    task = mlp_task(4, depth=2)
+    together = VmapEngine().fit(task, RECIPE)
+    for model in range(4):
+        alone = VmapEngine().fit(task.part(model, model + 1), RECIPE)
+        for field in (*TRAINED, "probe_losses"):
+            one, other = getattr(alone, field), getattr(together, field)[model : model + 1]
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_shared_rows_train_as_the_same_rows_for_each_group():
+    shared = mlp_task(4)
+    copied = replace(
+        shared,
+        inputs=shared.inputs.repeat(4, 1, 1),
+        probe_inputs=shared.probe_inputs.repeat(4, 1, 1),
+    )
+    check_bits(STRUCTURED.fit(copied, RECIPE), STRUCTURED.fit(shared, RECIPE), slice(None))
+
+
+def test_shared_features_tune_as_the_same_features_for_each_group():
+    """One matrix product for four heads, or four: equal up to rounding."""
+    shared = head_task(1, 4)
+    copied = replace(
+        shared,
+        inputs=shared.inputs.repeat(4, 1, 1),
+        probe_inputs=shared.probe_inputs.repeat(4, 1, 1),
+    )
+    one, other = STRUCTURED.fit(shared, RECIPE), STRUCTURED.fit(copied, RECIPE)
+    for field in (*TRAINED, "probe_losses"):
+        torch.testing.assert_close(getattr(one, field), getattr(other, field), rtol=0, atol=1e-13)
+
+
+# --- a model that diverges -------------------------------------------------------------------
+
+KERNELS = [
+    pytest.param(MLPKernel, lambda: mlp_task(4), id="mlp"),
+    pytest.param(HeadKernel, lambda: head_task(2, 2), id="head"),
+    pytest.param(GenericKernel, lambda: mlp_task(4), id="generic"),
+]
+
+
+@pytest.mark.parametrize("start", [torch.inf, -torch.inf, torch.nan, 1e200])
+@pytest.mark.parametrize(("kernel", "make_task"), KERNELS)
+def test_a_start_that_is_not_usable_disturbs_no_other_model(kernel, make_task, start):
+    task = make_task()
+    spoiled = task.parameters.clone()
+    spoiled[1] = start
+    engine = VmapEngine() if kernel is GenericKernel else STRUCTURED
+    sound, fit = engine.fit(task, RECIPE), engine.fit(replace(task, parameters=spoiled), RECIPE)
+    assert not fit.losses[1].isfinite().any()
+    for field in (*TRAINED, "probe_losses"):
+        one, other = getattr(fit, field), getattr(sound, field)
+        assert torch.equal(one[[0, 2, 3]], other[[0, 2, 3]]), field
+        assert one[[0, 2, 3]].isfinite().all(), field
+
+
+@pytest.mark.parametrize(("kernel", "make_task"), KERNELS)
+def test_a_huge_learning_rate_disturbs_no_other_model(kernel, make_task):
+    task = make_task()
+    rates = torch.full((4, 40), 1e-3, dtype=torch.float64)
+    sound = descend(task, kernel(task), RECIPE, Replay(rates.tolist()))
+    rates[1] = 1e200
+    fit = descend(task, kernel(task), RECIPE, Replay(rates.tolist()))
+    assert not fit.live[1].isfinite().all()
+    for field in ("parameters", "live", "losses", "probe_losses"):
+        one, other = getattr(fit, field), getattr(sound, field)
+        assert torch.equal(one[[0, 2, 3]], other[[0, 2, 3]]), field
+
+
+# --- progress, interrupts, threads -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 249, 250, 251, 600])
+@pytest.mark.parametrize("chunk", [1, WHOLE])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_progress_adds_up_to_all_epochs_of_all_models(monkeypatch, threads, chunk, epochs):
+    monkeypatch.setattr(batched, "CHUNK_BYTES", chunk)
+    reports: list[int] = []
+    with torch_threads(threads):
+        STRUCTURED.fit(mlp_task(3, rows=8), Recipe(epochs), reports.append)
+    assert sum(reports) == 3 * epochs
+    assert all(report > 0 for report in reports)
+    chunks = 3 if chunk == 1 else 1
+    assert len(reports) == chunks * -(-epochs // 250)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("disk full")])
+def test_an_exception_in_progress_propagates_and_restores_the_threads(monkeypatch, threads, error):
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    calls = []
+
+    def progress(done: int) -> None:
+        calls.append(done)
+        raise error
+
+    kind = error if isinstance(error, type) else type(error)
+    with torch_threads(threads):
+        with pytest.raises(kind):
+            STRUCTURED.fit(mlp_task(6, rows=8), Recipe(1_000), progress)
+        assert torch.get_num_threads() == threads
+    assert len(calls) <= 4 * threads  # of 24: others may have been about to report
+
+
+def test_an_exception_in_one_worker_stops_the_others(monkeypatch):
+    """It is the second chunk's that fails, while the first still has epochs to go."""
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    later: list[int] = []
+    failed = threading.Event()
+
+    def progress(done: int) -> None:
+        if failed.is_set():
+            later.append(done)
+        elif threading.current_thread().name.endswith("_1"):  # the pool's second thread
+            failed.set()
+            raise KeyboardInterrupt
+
+    with torch_threads(2), pytest.raises(KeyboardInterrupt):
+        STRUCTURED.fit(mlp_task(12, rows=8), Recipe(1_000), progress)
+    assert len(later) <= 1  # the other worker may have been waiting to report
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent to a thread")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_stops_all_workers(monkeypatch, threads):
+    """A signal reaches the main thread, wherever it waits, and training would take hours."""
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    reports: list[int] = []
+
+    def progress(done: int) -> None:
+        reports.append(done)
+        if len(reports) == 3:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with torch_threads(threads):
+        with pytest.raises(KeyboardInterrupt):
+            STRUCTURED.fit(mlp_task(4, rows=8), Recipe(10**8), progress)
+        assert torch.get_num_threads() == threads
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_in_a_chunk_propagates_and_restores_the_threads(monkeypatch, threads):
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    task = mlp_task(4, rows=8)
+    task = replace(task, targets=task.targets + CLASSES)  # no such classes
+    with torch_threads(threads):
+        with pytest.raises(RuntimeError):
+            STRUCTURED.fit(task, Recipe(5))
+        assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("chunk", [1, WHOLE])
+def test_the_thread_count_is_restored_after_training(monkeypatch, threads, chunk):
+    monkeypatch.setattr(batched, "CHUNK_BYTES", chunk)
+    seen = set()
+    with torch_threads(threads):
+        STRUCTURED.fit(mlp_task(4, rows=8), Recipe(5), lambda _: seen.add(torch.get_num_threads()))
+        assert torch.get_num_threads() == threads
+    assert seen == {1}
+
+
+def test_chunks_hold_whole_seeds(monkeypatch):
+    """However small the budget: a seed's heads share one matrix product."""
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    reports: list[int] = []
+    STRUCTURED.fit(head_task(3, 4, rows=8), Recipe(7), reports.append)
+    assert reports == [4 * 7] * 3
+
+
+def test_the_task_is_left_as_it_was():
+    task = mlp_task(3, rows=20)
+    tensors = ("parameters", "inputs", "targets", "weights", "probe_inputs", "probe_targets")
+    before = {name: getattr(task, name).clone() for name in tensors}
+    STRUCTURED.fit(task, RECIPE)
+    assert all(torch.equal(getattr(task, name), before[name]) for name in tensors)
+
+
+def test_no_epochs_leave_the_start():
+    task = mlp_task(3, rows=20)
+    fit = STRUCTURED.fit(task, Recipe(0))
+    assert torch.equal(fit.parameters, task.parameters)
+    assert torch.equal(fit.live, task.parameters)
+    assert fit.learning_rate.tolist() == [1e-3] * 3
+
+
+# --- tasks -----------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_task_is_whole_groups():
+    task = head_task(3, 2)
+    part = task.part(2, 6)
+    assert torch.equal(part.parameters, task.parameters[2:6])
+    assert torch.equal(part.weights, task.weights[2:6])
+    assert torch.equal(part.inputs, task.inputs[1:3])
+    assert torch.equal(part.probe_inputs, task.probe_inputs[1:3])
+    assert (part.models, part.models_per_group) == (4, 2)
+
+
+def test_a_part_of_a_task_with_shared_rows_keeps_them():
+    task = mlp_task(5)
+    part = task.part(1, 3)
+    assert torch.equal(part.parameters, task.parameters[1:3])
+    assert torch.equal(part.inputs, task.inputs)
+    assert torch.equal(part.probe_inputs, task.probe_inputs)
+
+
+# --- any network -----------------------------------------------------------------------------
+
+
+def adam_by_hand(task: Task, model: int, epochs: int) -> Tensor:
+    """Flat parameters after epochs of torch's Adam on the network itself."""
+    network = task.network.double()
+    nn.utils.vector_to_parameters(task.parameters[model], network.parameters())
+    decay = task.objective.weight_decay
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=decay)
+    for _ in range(epochs):
+        optimiser.zero_grad()
+        loop.data_term(network(task.inputs[0]), task.targets, task.weights[model]).backward()
+        optimiser.step()
+    return nn.utils.parameters_to_vector(network.parameters()).detach()
+
+
+class Direction(nn.Linear):
+    """A linear network of the direction of its inputs, which has none where they are zero."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs / inputs.norm(dim=1, keepdim=True))
+
+
+def direction_task(models: int) -> Task:
+    return replace(head_task(1, models, width=4, rows=20), network=Direction(4, CLASSES))
+
+
+@pytest.mark.parametrize("make_task", [bilinear_task, direction_task])
+def test_the_generic_engine_trains_any_network(make_task):
+    """Also one without a parameter called weight, and one that no row of zeros may enter."""
+    task = make_task(2)
+    fit = VmapEngine().fit(task, Recipe(30, learning_rate=0.01))
+    expected = torch.stack([adam_by_hand(task, model, 30) for model in range(2)])
+    torch.testing.assert_close(fit.live, expected, rtol=0, atol=1e-12)
+
+
+# --- assessment ------------------------------------------------------------------------------
+
+
+@TYPES
+def test_assessment_of_networks(dtype):
+    """Losses in float64 by the loop's own network; the gradient by differences of them."""
+    task = mlp_task(2, rows=20, dtype=dtype)
+    assessed = assess(task, task.parameters)
+    assert assessed.probe_losses.dtype == torch.float64
+    for model, network in enumerate(networks(2, 1, 5, dtype)):
+        plain = as_loop_model(network).double()
+        probes = (task.probe_inputs[0].double(), task.probe_targets)
+        expected = loop.row_losses(plain, *probes)
+        torch.testing.assert_close(assessed.probe_losses[model], expected, rtol=0, atol=1e-14)
+
+        def objective(flat, plain=plain, weights=task.weights[model].double()):
+            theta = torch.tensor(flat)
+            nn.utils.vector_to_parameters(theta, plain.parameters())
+            data = loop.data_term(plain(task.inputs[0].double()), task.targets, weights)
+            return (data + 0.005 / 2 * theta.square().sum()).item()
+
+        start = task.parameters[model].double().numpy()
+        gradient = oracles.finite_difference_gradient(objective, start)
+        assert assessed.gradient_norm[model].item() == pytest.approx(
+            np.linalg.norm(gradient), abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("chunk", [1, WHOLE])
+def test_assessment_of_heads(monkeypatch, chunk):
+    """Against closed forms in numpy, at other parameters than the task starts from."""
+    monkeypatch.setattr(batched, "CHUNK_BYTES", chunk)
+    task = head_task(2, 3)
+    parameters = task.parameters.flip(0)
+    assessed = assess(task, parameters)
+    for model, theta in enumerate(parameters.numpy()):
+        group = model // 3
+        probes = (task.probe_inputs[group].numpy(), task.probe_targets.numpy())
+        expected = oracles.softmax_loss(theta, *probes, CLASSES)
+        np.testing.assert_allclose(assessed.probe_losses[model], expected, rtol=0, atol=1e-14)
+        rows = (task.inputs[group].numpy(), task.targets.numpy(), task.weights[model].numpy())
+        gradient = oracles.head_gradient(theta, *rows, 0.005, CLASSES)
+        norm = assessed.gradient_norm[model].item()
+        assert norm == pytest.approx(np.linalg.norm(gradient), abs=1e-14)
+
+
+# --- choosing an engine ----------------------------------------------------------------------
+
+
+class Subclass(nn.Linear):
+    """A linear layer that may compute something else."""
+
+
+class OtherObjective(Objective):
+    """An objective that may have another loss."""
+
+
+@pytest.mark.parametrize(
+    ("network", "objective", "expected"),
+    [
+        (networks(1, 1, 5, torch.float32)[0], Objective(), "torch"),
+        (nn.Linear(5, 3), Objective(0.005), "torch"),
+        (Subclass(5, 3), Objective(), "vmap"),
+        (nn.Sequential(nn.Linear(5, 3)), Objective(), "vmap"),
+        (nn.Linear(5, 3), OtherObjective(), "vmap"),
+    ],
+    ids=["mlp", "head", "subclass of a head", "other network", "other objective"],
+)
+def test_auto_takes_the_fastest_engine_that_fits(network, objective, expected):
+    name, engine = select_engine("auto", network, objective)
+    assert name == expected
+    assert engine == ENGINES.create(expected)
+
+
+def test_a_named_engine_is_taken_though_a_faster_one_fits():
+    assert select_engine("vmap", nn.Linear(5, 3), Objective()) == ("vmap", VmapEngine())
+
+
+def test_a_named_engine_that_does_not_fit_is_refused():
+    with pytest.raises(UnusableInput, match="'torch' cannot train Sequential") as error:
+        select_engine("torch", nn.Sequential(nn.Linear(5, 3)), Objective())
+    assert "--engine auto" in error.value.remedy
+
+
+def test_an_unknown_engine_suggests_a_near_name():
+    with pytest.raises(UnknownName, match="unknown engine 'troch'") as error:
+        select_engine("troch", nn.Linear(5, 3), Objective())
+    assert "'torch'" in error.value.remedy

@@ -107,5 +107,6 @@ def influence_scores(model: LocalModel, objective: Objective, estimator: Estimat
         values = products / rows
     else:
         shift = solution.x @ model.regulariser_gradient
-        values = (products + shift[:, None]) / (rows - 1)
+        rest = rows - 1 if rows > 1 else torch.nan  # there is no mean over no rows
+        values = (products + shift[:, None]) / rest
     return Scores(values=values, solution=solution, spectrum=prepared.spectrum)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, vmap
 
-from ifcheck.objective import Objective
+from ifcheck.objective import Objective, weighted_mean
 from ifcheck.params import Layout
 
 MAX_DENSE_PARAMETERS = 5_000  # 200 MB for the matrix in float64, and about a minute to make
@@ -37,7 +37,7 @@ class Differentiable:
         """Return the gradient of the weighted data loss. Shape: (params,)."""
 
         def mean_loss(selected: Tensor) -> Tensor:
-            return (weights * self._losses(selected, inputs, targets)).sum()
+            return weighted_mean(self._losses(selected, inputs, targets), weights)
 
         gradient: Tensor = grad(mean_loss)(self.parameters)
         return gradient
@@ -46,7 +46,7 @@ class Differentiable:
         """Return the Hessian of the weighted data loss. Shape: (params, params)."""
 
         def mean_loss(selected: Tensor) -> Tensor:
-            return (weights * self._losses(selected, inputs, targets)).sum()
+            return weighted_mean(self._losses(selected, inputs, targets), weights)
 
         matrix: Tensor = hessian(mean_loss)(self.parameters)
         return (matrix + matrix.mT) / 2

@@ -40,15 +40,14 @@ def local_model(
     """
     layout = Layout.of(network)
     positions = layout.positions(selection)
-    within_head = torch.isin(positions, layout.positions("head"))
-    if bool(within_head.all()):
-        return _closed_form(network, objective, positions, train, test)
     if len(positions) > MAX_DENSE_PARAMETERS:
         raise UnusableInput(
             f"--params {selection} selects {len(positions):,} parameters; "
             f"a dense Hessian takes at most {MAX_DENSE_PARAMETERS:,}.",
             remedy="Select fewer layers, for example --params head.",
         )
+    if bool(torch.isin(positions, layout.positions("head")).all()):
+        return _closed_form(network, objective, positions, train, test)
     model = Differentiable(network, objective, selection)
     weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
     return LocalModel(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ifcheck.curvature import head
 from ifcheck.engines import Progress, silent
 from ifcheck.models import Network
-from ifcheck.objective import uniform_weights
+from ifcheck.objective import uniform_weights, weighted_mean
 from ifcheck.params import Layout
 from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
 
@@ -48,7 +48,7 @@ def minimise_head(
     eye = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
 
     def objective(theta: Tensor) -> Tensor:
-        data = (weights * head.losses(theta, features, targets, classes)).sum(-1)
+        data = weighted_mean(head.losses(theta, features, targets, classes), weights)
         return data + 0.5 * weight_decay * theta.square().sum(-1)
 
     def gradient(theta: Tensor) -> Tensor:
@@ -66,7 +66,9 @@ def minimise_head(
     return Optimum(flat, norm, norm <= GRADIENT_TOLERANCE, steps)
 
 
-def _line_search(objective, flat: Tensor, direction: Tensor, slope: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _line_search(
+    objective: Callable[[Tensor], Tensor], flat: Tensor, direction: Tensor, slope: Tensor
+) -> Tensor:
     """Halve each problem's step until its objective falls enough.
 
     Near the optimum the decrease drowns in rounding, where the full step is the right one:

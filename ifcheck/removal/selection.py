@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,7 @@ def largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
 
 def parse_count(text: str, specification: str, available: int) -> int:
     """Read the K of a selection such as top-loss:K. Raises: UnusableInput."""
-    if not text.isdigit() or int(text) == 0:
+    if not _is_number(text) or int(text) == 0:
         raise UnusableInput(
             f"{specification!r} asks for {text!r} rows; expected a count of at least 1.",
             remedy="For example: top-loss:40",
@@ -34,7 +36,7 @@ def parse_count(text: str, specification: str, available: int) -> int:
 def parse_ids(text: str, specification: str, known: NDArray[np.int64]) -> NDArray[np.int64]:
     """Read the ids of a selection such as ids:1,2,3. Raises: UnusableInput."""
     parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
+    if not all(_is_number(part.strip()) for part in parts):
         raise UnusableInput(
             f"{specification!r} is not a list of row ids.", remedy="For example: ids:3,7,11"
         )
@@ -55,3 +57,8 @@ def random_rows(count: int, available: int, seed: int, purpose: str) -> NDArray[
     """Return `count` different positions drawn from the named seed, in drawing order."""
     generator = np.random.default_rng(provenance.named_seed(seed, purpose))
     return generator.choice(available, size=count, replace=False)
+
+
+def _is_number(text: str) -> bool:
+    """Return whether the text is a count or an id that fits 64 bits."""
+    return re.fullmatch(r"[0-9]{1,18}", text) is not None

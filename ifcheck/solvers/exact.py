@@ -34,7 +34,7 @@ class _Eigendecomposition:
         return Solution(
             x=x,
             rel_residual=relative,
-            steps=torch.zeros(len(rhs), dtype=torch.int64),
+            steps=torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device),
             converged=relative <= RESIDUAL_TOLERANCE,
         )
 
@@ -56,11 +56,12 @@ class Exact:
                 "the Hessian is not finite.",
                 remedy="The network has diverged: train it again with a smaller learning rate.",
             )
-        values, vectors = torch.linalg.eigh(matrix.to(torch.float64))
+        matrix = matrix.to(torch.float64)
+        values, vectors = torch.linalg.eigh(matrix)
         tolerance = len(values) * torch.finfo(torch.float64).eps * float(values.abs().max())
         damped = values + damping
         return _Eigendecomposition(
-            matrix=matrix + damping * torch.eye(len(values), dtype=matrix.dtype),
+            matrix=matrix + damping * torch.eye(len(values)).to(matrix),
             values=damped,
             vectors=vectors,
             kept=damped.abs() > tolerance,

@@ -1,5 +1,6 @@
 """Batched engines: models do not touch each other, and progress, interrupts, chunks, selection."""
 
+import copy
 import signal
 import sys
 import threading
@@ -30,7 +31,7 @@ from tests.engines.conftest import (
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 STRUCTURED = TorchEngine()
-RECIPE = Recipe(40, learning_rate=0.01, patience=3, record_every=10)
+RECIPE = Recipe(24, learning_rate=0.01, patience=3, record_every=10)
 WHOLE = 1 << 40  # bytes of a chunk that holds every task of these tests
 TRAINED = ("parameters", "live", "learning_rate", "losses")
 
@@ -48,37 +49,40 @@ def torch_threads(count: int):
 def check_bits(fit: Fit, other: Fit, models: slice, fields=TRAINED) -> None:
     """`fit` holds exactly what `other` has for some of its models."""
     for field in fields:
-        assert torch.equal(getattr(fit, field), getattr(other, field)[models]), field
+        one, two = getattr(fit, field), getattr(other, field)[models]
+        different = f"{field} differ by up to {(one - two).abs().max()}"
+        assert (one == two).all(), different
 
 
 # --- no model touches another ----------------------------------------------------------------
 
 
-@pytest.fixture(params=[(1, 1), (1, 20_000), (1, WHOLE), (2, 1), (2, 20_000), (2, WHOLE)])
-def company(request, monkeypatch):
-    """Threads and bytes of a chunk (one model a chunk, a few, all) under which others run too."""
-    threads, chunk = request.param
+COMPANY = [(threads, chunk) for threads in (1, 2) for chunk in (1, 20_000, WHOLE)]
 
-    @contextmanager
-    def running():
+
+def fits_in_company(monkeypatch, task: Task) -> list[Fit]:
+    """Fits of all models, in chunks of one group, of a few and of all, on one and two threads."""
+    fits = []
+    for threads, chunk in COMPANY:
         with monkeypatch.context() as patch, torch_threads(threads):
             patch.setattr(batched, "CHUNK_BYTES", chunk)
-            yield
-
-    return running
+            fits.append(STRUCTURED.fit(task, RECIPE))
+    return fits
 
 
 @pytest.mark.parametrize("rows", [149, 37])
 @pytest.mark.parametrize("width", [5, 14])
 @pytest.mark.parametrize("depth", [1, 8])
 @TYPES
-def test_a_network_is_trained_to_the_same_bits_in_any_company(company, dtype, depth, width, rows):
+def test_a_network_is_trained_to_the_same_bits_in_any_company(
+    monkeypatch, dtype, depth, width, rows
+):
     task = mlp_task(5, rows=rows, depth=depth, width=width, dtype=dtype)
-    with company():
-        together = STRUCTURED.fit(task, RECIPE)
+    together = fits_in_company(monkeypatch, task)
     for model in range(task.models):
         alone = STRUCTURED.fit(task.part(model, model + 1), RECIPE)
-        check_bits(alone, together, slice(model, model + 1))
+        for fit in together:
+            check_bits(alone, fit, slice(model, model + 1))
 
 
 @pytest.mark.parametrize("rows", [149, 37])
@@ -86,59 +90,59 @@ def test_a_network_is_trained_to_the_same_bits_in_any_company(company, dtype, de
 @pytest.mark.parametrize("heads", [1, 3, 4])
 @TYPES
 def test_a_seed_s_heads_are_tuned_to_the_same_bits_beside_any_seeds(
-    company, dtype, heads, width, rows
+    monkeypatch, dtype, heads, width, rows
 ):
     task = head_task(4, heads, rows=rows, width=width, dtype=dtype)
-    with company():
-        together = STRUCTURED.fit(task, RECIPE)
+    together = fits_in_company(monkeypatch, task)
     for first in range(0, task.models, heads):
         alone = STRUCTURED.fit(task.part(first, first + heads), RECIPE)
-        check_bits(alone, together, slice(first, first + heads))
+        for fit in together:
+            check_bits(alone, fit, slice(first, first + heads))
 
 
-@pytest.mark.parametrize("width", [5, 14])
 @TYPES
-def test_a_head_is_tuned_to_the_same_bits_beside_any_heads_of_its_seed(dtype, width):
-    task = head_task(1, 12, width=width, dtype=dtype, probes=0)
+def test_a_head_is_tuned_to_the_same_bits_beside_any_heads_of_its_seed(dtype):
+    task = head_task(1, 12, dtype=dtype)
     together = STRUCTURED.fit(task, RECIPE)
     for count in (1, 2, 5, 11):
-        fewer = STRUCTURED.fit(task.part(0, count), RECIPE)
-        check_bits(fewer, together, slice(0, count))
+        check_bits(STRUCTURED.fit(task.part(0, count), RECIPE), together, slice(0, count))
 
 
-@pytest.mark.parametrize("width", [5, 14])
 @TYPES
-def test_the_heads_of_one_seed_do_not_feel_the_chunk_size(monkeypatch, dtype, width):
+def test_the_heads_of_a_lone_seed_do_not_feel_the_chunk_size(monkeypatch, dtype):
     """As a second seed must not change the first: with two, chunks are whole seeds."""
-    task = head_task(1, 12, width=width, dtype=dtype, probes=0)
+    task = head_task(1, 12, dtype=dtype)
     whole = STRUCTURED.fit(task, RECIPE)
     monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
     check_bits(STRUCTURED.fit(task, RECIPE), whole, slice(None))
 
 
-@pytest.mark.parametrize("make_task", [mlp_task, head_task])
-@pytest.mark.parametrize("probes", [1, 7, 16, 32])
+@pytest.mark.parametrize("head", [False, True], ids=["mlp", "head"])
+@pytest.mark.parametrize("probes", [1, 7, 32])
 @TYPES
-def test_probe_losses_are_the_same_bits_in_any_company(make_task, dtype, probes):
-    options = {"rows": 32, "width": 14, "dtype": dtype, "probes": probes}
-    task = mlp_task(5, **options) if make_task is mlp_task else head_task(5, 1, **options)
-    together = STRUCTURED.fit(task, RECIPE)
-    for model in range(5):
-        alone = STRUCTURED.fit(task.part(model, model + 1), RECIPE)
+def test_probe_losses_are_the_same_bits_in_any_company(dtype, probes, head):
+    options = {"rows": 32, "dtype": dtype, "probes": probes}
+    task = head_task(7, 1, **options) if head else mlp_task(7, **options)
+    recipe = replace(RECIPE, record_every=1)
+    together = STRUCTURED.fit(task, recipe)
+    for model in range(task.models):
+        alone = STRUCTURED.fit(task.part(model, model + 1), recipe)
         check_bits(alone, together, slice(model, model + 1), fields=["probe_losses"])
 
 
-@pytest.mark.parametrize(("depth", "width"), [(1, 5), (8, 14)])
-@TYPES
+@pytest.mark.parametrize(
+    ("dtype", "depth", "width"), [(torch.float32, 1, 5), (torch.float64, 8, 14)]
+)
 def test_a_model_larger_than_the_budget_has_the_same_bits_on_two_threads(
     monkeypatch, dtype, depth, width
 ):
     """Alone it keeps torch's threads within its operations; in company it runs on one."""
     task = mlp_task(1, depth=depth, width=width, dtype=dtype)
     monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
-    on_one = STRUCTURED.fit(task, RECIPE)
+    recipe = replace(RECIPE, epochs=5)
+    on_one = STRUCTURED.fit(task, recipe)
     with torch_threads(2):
-        on_two = STRUCTURED.fit(task, RECIPE)
+        on_two = STRUCTURED.fit(task, recipe)
     check_bits(on_two, on_one, slice(None))
 
 
@@ -184,7 +188,7 @@ KERNELS = [
 ]
 
 
-@pytest.mark.parametrize("start", [torch.inf, -torch.inf, torch.nan, 1e200])
+@pytest.mark.parametrize("start", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize(("kernel", "make_task"), KERNELS)
 def test_a_start_that_is_not_usable_disturbs_no_other_model(kernel, make_task, start):
     task = make_task()
@@ -202,7 +206,7 @@ def test_a_start_that_is_not_usable_disturbs_no_other_model(kernel, make_task, s
 @pytest.mark.parametrize(("kernel", "make_task"), KERNELS)
 def test_a_huge_learning_rate_disturbs_no_other_model(kernel, make_task):
     task = make_task()
-    rates = torch.full((4, 40), 1e-3, dtype=torch.float64)
+    rates = torch.full((4, RECIPE.epochs), 1e-3, dtype=torch.float64)
     sound = descend(task, kernel(task), RECIPE, Replay(rates.tolist()))
     rates[1] = 1e200
     fit = descend(task, kernel(task), RECIPE, Replay(rates.tolist()))
@@ -244,7 +248,7 @@ def test_an_exception_in_progress_propagates_and_restores_the_threads(monkeypatc
         with pytest.raises(kind):
             STRUCTURED.fit(mlp_task(6, rows=8), Recipe(1_000), progress)
         assert torch.get_num_threads() == threads
-    assert len(calls) <= 4 * threads  # of 24: others may have been about to report
+    assert len(calls) == 1 or (threads == 2 and len(calls) < 12)  # of 24 if nothing stopped
 
 
 def test_an_exception_in_one_worker_stops_the_others(monkeypatch):
@@ -356,7 +360,7 @@ def test_a_part_of_a_task_with_shared_rows_keeps_them():
 
 def adam_by_hand(task: Task, model: int, epochs: int) -> Tensor:
     """Flat parameters after epochs of torch's Adam on the network itself."""
-    network = task.network.double()
+    network = copy.deepcopy(task.network).double()
     nn.utils.vector_to_parameters(task.parameters[model], network.parameters())
     decay = task.objective.weight_decay
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=decay)
@@ -401,8 +405,9 @@ def test_assessment_of_networks(dtype):
         probes = (task.probe_inputs[0].double(), task.probe_targets)
         expected = loop.row_losses(plain, *probes)
         torch.testing.assert_close(assessed.probe_losses[model], expected, rtol=0, atol=1e-14)
+        weights = task.weights[model].double()
 
-        def objective(flat, plain=plain, weights=task.weights[model].double()):
+        def objective(flat, plain=plain, weights=weights):
             theta = torch.tensor(flat)
             nn.utils.vector_to_parameters(theta, plain.parameters())
             data = loop.data_term(plain(task.inputs[0].double()), task.targets, weights)
@@ -428,7 +433,7 @@ def test_assessment_of_heads(monkeypatch, chunk):
         expected = oracles.softmax_loss(theta, *probes, CLASSES)
         np.testing.assert_allclose(assessed.probe_losses[model], expected, rtol=0, atol=1e-14)
         rows = (task.inputs[group].numpy(), task.targets.numpy(), task.weights[model].numpy())
-        gradient = oracles.head_gradient(theta, *rows, 0.005, CLASSES)
+        gradient = oracles.head_gradient(theta, *rows, 0.005)
         norm = assessed.gradient_norm[model].item()
         assert norm == pytest.approx(np.linalg.norm(gradient), abs=1e-14)
 

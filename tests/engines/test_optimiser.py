@@ -179,14 +179,14 @@ def gradients(models: int, params: int, dtype: torch.dtype, steps: int) -> Tenso
     return values.to(dtype)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.005, 10.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.005])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_adam_is_torch_s_bit_for_bit(dtype, weight_decay):
-    """Over more steps than the bias corrections need to reach 1, with rates that change."""
-    models, params, steps = 3, 43, 2_000
+    """Gradients of all sizes; rates that grow, so that late steps are not lost to rounding."""
+    models, params, steps = 2, 250, 1_500
     given = gradients(models, params, dtype, steps)
     start = torch.randn(models, params, generator=torch.Generator().manual_seed(1)).to(dtype)
-    rates = torch.logspace(-1, -8, steps, dtype=torch.float64)[:, None] * torch.tensor([1, 3, 0.3])
+    rates = torch.logspace(-8, 0, steps, dtype=torch.float64)[:, None] * torch.tensor([1, 0.3])
     ours = start.clone()
     adam = Adam(ours, weight_decay)
     theirs = [nn.Parameter(row.clone()) for row in start]
@@ -197,8 +197,8 @@ def test_adam_is_torch_s_bit_for_bit(dtype, weight_decay):
             theirs[model].grad = given[step, model].clone()
             optimiser.param_groups[0]["lr"] = rates[step, model].item()
             optimiser.step()
-        if step in (0, 1, 9, 99, steps - 1):
-            assert torch.equal(ours, torch.stack([p.detach() for p in theirs])), step
+        different = (ours != torch.stack([p.detach() for p in theirs])).sum().item()
+        assert not different, f"{different} values differ after {step + 1} steps"
     assert not torch.equal(ours, start)
 
 

@@ -240,8 +240,8 @@ def test_without_weight_decay_there_is_nothing_to_find(make_problem):
 def test_separated_networks_are_counted(make_problem):
     problem = make_problem(weight_decay=0)
     with torch.no_grad():
-        labels = problem.networks[0](problem.train[0]).argmax(1)
-        assert (problem.networks[1](problem.train[0]).argmax(1) != labels).any()
+        labels = problem.networks[1](problem.train[0]).argmax(1)
+        assert (problem.networks[0](problem.train[0]).argmax(1) != labels).any()
     truth = newton(dataclasses.replace(problem, train=(problem.train[0], labels)))
     assert_nothing(truth)
     assert "1 of 2 networks" in truth.reasons[0]

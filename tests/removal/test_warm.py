@@ -97,13 +97,6 @@ def assert_same_end(truth: Truth, run: SequentialRun, problem: RemovalProblem) -
     assert truth.gradient_norm[run.s, run.k].item() == pytest.approx(norm, rel=1e-6, abs=1e-9)
 
 
-def averaging_recipe(epochs: int = EPOCHS, **options) -> Recipe:
-    averaging = Averaging(
-        start=loop.AVERAGING_START * epochs, anneal_epochs=int(loop.ANNEALING_SHARE * epochs)
-    )
-    return Recipe(epochs=epochs, learning_rate=1e-2, averaging=averaging, **options)
-
-
 def features_of(flat: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     """What the head sees of a network with these parameters."""
     W, b = oracles.split_theta(flat[: HEAD.start], SIZES[0])
@@ -151,7 +144,9 @@ def test_without_weight_decay(make_problem, params):
 
 @pytest.mark.parametrize("params", ["head", "all"])
 def test_live_restart_averages_again(make_problem, params):
-    problem = make_problem(params=params, recipe=averaging_recipe(record_every=100))
+    averaging = Averaging(loop.AVERAGING_START * EPOCHS, int(loop.ANNEALING_SHARE * EPOCHS))
+    recipe = Recipe(EPOCHS, learning_rate=1e-2, averaging=averaging, record_every=100)
+    problem = make_problem(params=params, recipe=recipe)
     live = torch.stack([flat_of(network) for network in problem.networks])
     generator = torch.Generator().manual_seed(4)
     noise = torch.randn(live.shape, generator=generator, dtype=torch.float64)

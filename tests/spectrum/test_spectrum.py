@@ -1,7 +1,6 @@
 """Eigenvalues against finite differences of a numpy network and a power iteration in numpy."""
 
 import functools
-import gc
 import math
 import warnings
 from typing import NamedTuple
@@ -307,19 +306,3 @@ def test_power_is_quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         problem.eigenvalues("power")
-
-
-def test_power_frees_its_copy_of_the_network_at_once():
-    def networks() -> int:
-        return sum(type(thing) is MLP for thing in gc.get_objects())
-
-    problem, _ = ordinary()
-    network = problem.network
-    gc.collect()
-    gc.disable()
-    try:
-        before = networks()
-        problem.eigenvalues_of(network, "power")
-        assert networks() == before
-    finally:
-        gc.enable()

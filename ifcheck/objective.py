@@ -53,8 +53,10 @@ def weights_without(
 
     `removed` holds row positions, shape (..., k); negative positions remove nothing. With
     normalisation "n-1" the mean is over the rest, 1/(n-k); with "n" the denominator stays n.
-    Shape: (..., rows).
+    Shape: (..., rows). Raises: IndexError for a position that no row has.
     """
+    if bool((removed >= rows).any()):
+        raise IndexError(f"position {int(removed.max())} is beyond the {rows} rows")
     kept = torch.ones(*removed.shape[:-1], rows + 1, dtype=torch.float64, device=removed.device)
     kept.scatter_(-1, torch.where(removed < 0, rows, removed), 0.0)
     kept = kept[..., :rows]

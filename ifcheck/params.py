@@ -89,7 +89,8 @@ class Layout:
         return wanted
 
     def _layers(self) -> Iterable[str]:
-        return {*self.names, *(name.rpartition(".")[0] for name in self.names)}
+        modules = {name.rpartition(".")[0] for name in self.names}
+        return {*self.names, *modules} - {""}
 
 
 def stack_modules(modules: Sequence[nn.Module]) -> Tensor:

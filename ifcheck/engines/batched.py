@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, Task, silent
 from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
 from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
+from ifcheck.engines.padding import pad_rows
 from ifcheck.models import MLP
 from ifcheck.objective import Objective
 
 CHUNK_BYTES = 1 << 20  # widest activation of a chunk: what a core's second-level cache holds
 CUDA_CHUNK_BYTES = 1 << 30  # a GPU wants work to be large; about ten such buffers are alive
-ROW_MULTIPLE = 16  # rows are padded to whole vector registers: see `_pad_rows`
 PROGRESS_EVERY = 250  # epochs between two reports
 
 
@@ -34,7 +34,11 @@ class TorchEngine:
 
     def fit(self, task: Task, recipe: Recipe, progress: Progress = silent) -> Fit:
         head = isinstance(task.network, nn.Linear)
-        return _fit_in_chunks(task, recipe, progress, HeadKernel if head else MLPKernel)
+        kernel = HeadKernel if head else MLPKernel
+        fit = _fit_in_chunks(pad_rows(task), recipe, progress, kernel)
+        if fit.probe_losses is None or task.probe_targets is None:
+            return fit
+        return replace(fit, probe_losses=fit.probe_losses[:, : len(task.probe_targets)])
 
 
 @ENGINES.register("vmap")
@@ -135,15 +139,13 @@ class _Stopped(Exception):
 def _fit_in_chunks(
     task: Task, recipe: Recipe, progress: Progress, kernel: Callable[[Task], Kernel]
 ) -> Fit:
-    """Train chunk by chunk, on as many threads as torch was given.
+    """Train chunk by chunk, on as many threads as torch was given, each chunk on one.
 
-    Small tensors gain nothing from threads within an operation, so chunks run side by side
-    on one thread each; a single chunk that is larger than the budget keeps torch's threads.
+    Small tensors gain nothing from threads within an operation, and an operation that is
+    split between threads would compute the values at the seams by other instructions.
     """
-    task = _pad_rows(task)
     parts = _chunks(task)
     threads = 1 if task.parameters.is_cuda else min(len(parts), torch.get_num_threads())
-    inner = torch.get_num_threads() if _activation_bytes(parts[0]) > CHUNK_BYTES else 1
     stop, lock = threading.Event(), threading.Lock()
 
     def report(done: int) -> None:
@@ -156,49 +158,36 @@ def _fit_in_chunks(
         schedule = schedule_for(recipe, part.models, part.parameters.device)
         return descend(part, kernel(part), recipe, schedule, report)
 
-    with _torch_threads(inner if threads == 1 else 1):
+    with _torch_threads(1):
         if threads == 1:
             return _join([run(part) for part in parts])
         with ThreadPoolExecutor(threads) as pool:
             futures = [pool.submit(run, part) for part in parts]
             try:
-                return _join([future.result() for future in futures])
+                wait(futures, return_when=FIRST_EXCEPTION)
+                return _join([future.result() for future in _failed_first(futures)])
             except BaseException:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
 
-def _pad_rows(task: Task) -> Task:
-    """Add rows of weight zero until their number is a multiple of ROW_MULTIPLE.
-
-    Every model's block of memory then holds whole vector registers, so that no value of one
-    model is computed by other instructions because of how many models stand beside it: a
-    seed's result does not depend on the company it is trained in, bit for bit.
-    """
-    missing = -task.inputs.shape[1] % ROW_MULTIPLE
-    if not missing:
-        return task
-    zeros = task.inputs.new_zeros(len(task.inputs), missing, *task.inputs.shape[2:])
-    return replace(
-        task,
-        inputs=torch.cat([task.inputs, zeros], dim=1),
-        targets=torch.cat([task.targets, task.targets.new_zeros(missing)]),
-        weights=torch.cat([task.weights, task.weights.new_zeros(task.models, missing)], dim=1),
-    )
+def _failed_first(futures: list[Future[Fit]]) -> list[Future[Fit]]:
+    """Return the futures in order, or only one that failed, so that its error shows at once."""
+    return [f for f in futures if f.done() and f.exception() is not None][:1] or futures
 
 
 def _activation_bytes(task: Task) -> int:
     """Return the size of the widest activation of all models together."""
-    widths = [s.shape[0] for n, s in task.network.named_parameters() if n.endswith("weight")]
-    rows = task.inputs.shape[1]
-    return task.models * max(widths) * rows * task.parameters.element_size()
+    widest = max(max(parameter.shape, default=1) for parameter in task.network.parameters())
+    return task.models * widest * task.inputs.shape[1] * task.parameters.element_size()
 
 
 def _chunks(task: Task) -> list[Task]:
     """Split into equal parts of whole groups whose activations fit the budget."""
     budget = CUDA_CHUNK_BYTES if task.parameters.is_cuda else CHUNK_BYTES
-    unit = 1 if len(task.inputs) == 1 else task.models_per_group
+    heads = isinstance(task.network, nn.Linear)  # those of one group share a product
+    unit = task.models_per_group if heads or len(task.inputs) > 1 else 1
     units = task.models // unit
     count = min(units, -(-_activation_bytes(task) // budget))
     bounds = [units * index // count * unit for index in range(count + 1)]

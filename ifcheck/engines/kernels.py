@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ifcheck.engines.base import Task
+from ifcheck.engines.padding import pad_columns
 from ifcheck.models import MLP
 from ifcheck.objective import weighted_mean
 from ifcheck.params import Layout
@@ -80,18 +81,18 @@ class MLPKernel:
     def __init__(self, task: Task) -> None:
         if not isinstance(task.network, MLP):
             raise TypeError(f"expected an MLP, got {type(task.network).__name__}")
-        self.parameters = task.parameters.clone()
+        self.parameters = pad_columns(task.parameters)
         self._task = task
         self._sizes = task.network.layer_sizes
         self._activation = ACTIVATIONS[task.network.activation]
         self._inputs = self._expand(task.inputs)
         self._output = _SoftmaxOutput(task, self._sizes[-1])
-        self._gradient = torch.empty_like(self.parameters)
+        self._gradient = torch.zeros_like(self.parameters)
         self._layers = _layers(self.parameters, self._sizes)
         self._layer_gradients = _layers(self._gradient, self._sizes)
 
     def to_flat(self, parameters: Tensor) -> Tensor:
-        return parameters.clone()
+        return parameters[:, : self._task.parameters.shape[1]].clone()
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         activations = self._forward(self._inputs)
@@ -144,7 +145,9 @@ class HeadKernel:
             raise TypeError(f"expected a linear head, got {type(task.network).__name__}")
         self._classes = task.network.out_features
         self._to_flat, to_kernel = _bias_beside_weights(task.network)
-        self.parameters = task.parameters[:, to_kernel]
+        self._used = len(to_kernel)
+        self.parameters = pad_columns(task.parameters[:, to_kernel])
+        self._gradient = torch.zeros_like(self.parameters)
         self._task = task
         self._inputs = _with_ones(task.inputs)
         self._transposed = self._inputs.transpose(1, 2)
@@ -156,7 +159,9 @@ class HeadKernel:
     def differentiate(self) -> tuple[Tensor, Tensor]:
         losses, delta = self._output.differentiate(self._logits(self._inputs))
         stacked = delta.view(len(self._inputs), -1, delta.shape[-1])
-        return losses, torch.bmm(stacked, self._transposed).view_as(self.parameters)
+        product = torch.bmm(stacked, self._transposed)
+        self._gradient[:, : self._used] = product.view(-1, self._used)
+        return losses, self._gradient
 
     def probe(self) -> Tensor:
         inputs, targets = _probes(self._task)
@@ -164,7 +169,7 @@ class HeadKernel:
 
     def _logits(self, inputs: Tensor) -> Tensor:
         """Return (M, classes, N) for inputs (groups, features + 1, N)."""
-        stacked = self.parameters.view(len(inputs), -1, inputs.shape[1])
+        stacked = self.parameters[:, : self._used].reshape(len(inputs), -1, inputs.shape[1])
         return torch.bmm(stacked, inputs).view(len(self.parameters), self._classes, -1)
 
 

@@ -37,7 +37,7 @@ class Adam:
         self._mean.lerp_(gradient, 1 - BETA1)
         self._square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         denominator = torch.sqrt(self._square, out=self._scratch)
-        denominator.div_(math.sqrt(1 - BETA2**self.steps)).add_(EPSILON)
+        denominator.div_((1 - BETA2**self.steps) ** 0.5).add_(EPSILON)
         sizes = (rates / (1 - BETA1**self.steps)).to(gradient.dtype)
         update = torch.mul(self._mean, sizes[:, None], out=gradient)
         self.parameters.sub_(update.div_(denominator))

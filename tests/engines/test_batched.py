@@ -101,11 +101,14 @@ def test_a_seed_s_heads_are_tuned_to_the_same_bits_beside_any_seeds(
 
 
 @TYPES
-def test_a_head_is_tuned_to_the_same_bits_beside_any_heads_of_its_seed(dtype):
+def test_a_head_beside_other_heads_of_its_seed_differs_by_rounding_alone(dtype):
+    """They share one matrix product, whose blocking depends on how many they are."""
     task = head_task(1, 12, dtype=dtype)
-    together = STRUCTURED.fit(task, RECIPE)
+    together = STRUCTURED.fit(task, RECIPE).parameters
     for count in (1, 2, 5, 11):
-        check_bits(STRUCTURED.fit(task.part(0, count), RECIPE), together, slice(0, count))
+        alone = STRUCTURED.fit(task.part(0, count), RECIPE).parameters
+        bound = 8 * torch.finfo(dtype).eps * together.abs().max()
+        assert (alone - together[:count]).abs().max() <= bound
 
 
 @TYPES
@@ -271,9 +274,12 @@ def test_an_exception_in_one_worker_stops_the_others(monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent to a thread")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_ctrl_c_stops_all_workers(monkeypatch, threads):
+def test_ctrl_c_stops_all_workers(monkeypatch, request, threads):
     """A signal reaches the main thread, wherever it waits, and training would take hours."""
     monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    # A shell starts background jobs with the signal ignored, and Python then leaves it so.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     reports: list[int] = []
 
     def progress(done: int) -> None:

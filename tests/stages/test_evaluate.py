@@ -175,9 +175,9 @@ def test_a_summary_is_of_its_pairs_records(evaluation):
 
 def test_the_chance_level_is_that_of_twelve_removals(evaluation):
     """The mean |rho| of unrelated orders, by sampling them."""
-    random = np.random.default_rng(0)
-    orders = random.permuted(np.tile(np.arange(12), (20_000, 1)), axis=1)
-    level = np.abs(np.corrcoef(np.arange(12), orders)[0, 1:]).mean()
+    ranks = np.arange(12) - 5.5
+    orders = np.random.default_rng(0).permuted(np.tile(ranks, (20_000, 1)), axis=1)
+    level = np.abs(orders @ ranks / (ranks @ ranks)).mean()
     for summary in evaluation[0].summaries:
         assert summary["chance_abs_spearman"] == pytest.approx(level, rel=0.03)
 
@@ -197,6 +197,14 @@ def test_the_file_holds_what_was_returned_and_the_parents(evaluation, files, dig
     assert written["meta"]["parents"] == {path.name: digest(path) for path in parents}
     assert written["meta"]["config"]["top_k"] == TOP_K
     assert written["meta"]["versions"]["torch"] == torch.__version__
+
+
+def test_two_files_of_one_name_are_both_named_as_parents(files, tiny, tmp_path, digest):
+    other = tmp_path / files["influence"][0].name
+    other.write_bytes(files["influence"][1].read_bytes())
+    found = evaluate(tiny(), [files["influence"][0], other], files["retrain"][:1])
+    parents = [files["influence"][0], other, files["retrain"][0]]
+    assert sorted(found.parents.values()) == sorted(map(digest, parents))
 
 
 def test_a_second_evaluation_is_identical(evaluation, files, tiny):
@@ -285,9 +293,7 @@ def test_two_removals_are_too_few_to_correlate(files, scored, tiny, runs, tmp_pa
     config = tiny({"retrain.removals": "top-loss:2", "retrain.epochs": 2})
     retrain(config, [runs("l2")], tmp_path / "retrain-two.npz")
     found = evaluate(tiny(), files["influence"][:1], [tmp_path / "retrain-two.npz"])
-    assert {r["reasons"]["spearman"] for r in found.records} == {
-        "2 of the 3 pairs that it takes"
-    }
+    assert {r["reasons"]["spearman"] for r in found.records} == {"2 of the 3 pairs that it takes"}
     assert math.isnan(found.summaries[0]["chance_abs_spearman"])
 
 
@@ -339,7 +345,9 @@ def test_files_of_other_checkpoints_are_refused_with_both_names(
         eigen(tiny({"eigen.method": "dense"}), [runs("none")], stranger)
         parts["eigen"] = stranger
     else:
-        stranger = {"influence": scored("none", "paper"), "retrain": retrained("none", "warm")}[kind]
+        stranger = {"influence": scored("none", "paper"), "retrain": retrained("none", "warm")}[
+            kind
+        ]
         parts[kind] = [parts[kind][0], stranger]
     with pytest.raises(ArtifactMismatch) as caught:
         evaluate(tiny(), parts["influence"], parts["retrain"], parts["eigen"])

@@ -44,8 +44,12 @@ def closed_form(estimator, weight_decay, theta, rows):
     mean = np.full(n, 1 / n)
     of_objective = weight_decay if estimator == "objective" else 0.0
     hessian = oracles.head_hessian(theta, features, targets, mean, of_objective)[chosen, chosen]
-    by_row = [oracles.row_gradient(theta, h, y)[chosen] for h, y in zip(*rows["train"])]
-    by_test = [oracles.row_gradient(theta, h, y)[chosen] for h, y in zip(*rows["test"])]
+    by_row = [
+        oracles.row_gradient(theta, h, y)[chosen] for h, y in zip(*rows["train"], strict=True)
+    ]
+    by_test = [
+        oracles.row_gradient(theta, h, y)[chosen] for h, y in zip(*rows["test"], strict=True)
+    ]
     damped = hessian + (0.01 if estimator == "paper" else 0.0) * np.eye(len(hessian))
     solved = np.array(by_test) @ np.linalg.pinv(damped, rcond=1e-12, hermitian=True)
     if estimator == "objective":
@@ -254,10 +258,8 @@ def test_an_own_file_that_does_not_fit_is_refused(flags, message, tiny, user_mod
 
 
 def test_a_flag_that_contradicts_the_checkpoints_is_refused(tiny, runs, tmp_path):
-    with pytest.raises(ArtifactMismatch, match="network.width is 8, .* made with 5"):
-        influence(
-            tiny(), [runs("l2")], tmp_path / "scores.npz", explicit={"network.width": 8}
-        )
+    with pytest.raises(ArtifactMismatch, match=r"network.width is 8, .* made with 5"):
+        influence(tiny(), [runs("l2")], tmp_path / "scores.npz", explicit={"network.width": 8})
 
 
 def test_a_flag_that_agrees_with_the_checkpoints_is_accepted(tiny, runs, tmp_path):
@@ -281,7 +283,7 @@ def test_checkpoints_of_other_data_are_refused(tiny, tmp_path, monkeypatch):
     table = load_iris()
     table.data[0] += 0.1
     monkeypatch.setattr("ifcheck.datasets.iris.load_iris", lambda: table)
-    with pytest.raises(ArtifactMismatch, match="seed-000.safetensors was trained on data"):
+    with pytest.raises(ArtifactMismatch, match=r"seed-000.safetensors was trained on data"):
         influence(tiny(), [tmp_path / "run"], tmp_path / "scores.npz")
 
 
@@ -299,7 +301,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tiny, runs, tmp_path):
     shutil.copytree(runs("l2"), tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "seed-002.safetensors"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ArtifactUnreadable, match="seed-002.safetensors is not a readable"):
+    with pytest.raises(ArtifactUnreadable, match=r"seed-002.safetensors is not a readable"):
         influence(tiny(), [tmp_path / "run"], tmp_path / "scores.npz")
     assert not (tmp_path / "scores.npz").exists()
 

@@ -123,9 +123,7 @@ def test_top_score_removes_the_rows_of_largest_absolute_score(removals, scored, 
     assert np.array_equal(removed, scores["train_ids"][order])
 
 
-def test_top_score_finds_each_seed_in_the_file_whatever_its_place(
-    removals, runs, scored, load_npz
-):
+def test_top_score_finds_each_seed_in_the_file_whatever_its_place(removals, runs, scored, load_npz):
     scores = load_npz(scored("l2", "paper"))
     removed = removals(
         "top-score:3",
@@ -199,7 +197,7 @@ def test_unusable_removals_are_refused(specification, message, removals, tmp_pat
 
 
 def test_like_a_missing_file_is_refused(removals, tmp_path):
-    with pytest.raises(ArtifactUnreadable, match="other.npz does not exist"):
+    with pytest.raises(ArtifactUnreadable, match=r"other.npz does not exist"):
         removals(f"like:{tmp_path / 'other.npz'}")
 
 
@@ -214,11 +212,9 @@ def test_a_file_of_other_checkpoints_is_refused_with_both_names(
 ):
     other = retrained("none", "warm") if form == "like" else scored("none", "paper")
     ours, theirs = (seed_files(runs(variant), (0,))[0] for variant in ("l2", "none"))
+    specification = f"like:{other}" if form == "like" else "top-score:3"
     with pytest.raises(ArtifactMismatch) as caught:
-        if form == "like":
-            removals(f"like:{other}")
-        else:
-            removals("top-score:3", influence_file=other)
+        removals(specification, influence_file=other)
     message = caught.value.message
     assert other.name in message
     assert "seed-000.safetensors" in message
@@ -401,7 +397,7 @@ def test_restarting_live_without_live_weights_is_refused(tiny, runs, tmp_path):
     folder = tmp_path / "run"
     train(tiny({"variant.name": "swa", "train.epochs": 10}), folder)
     (folder / "live" / "seed-002.safetensors").unlink()
-    with pytest.raises(ArtifactUnreadable, match="--swa-restart live needs .*seed-002"):
+    with pytest.raises(ArtifactUnreadable, match=r"--swa-restart live needs .*seed-002"):
         retrain(tiny({"retrain.swa_restart": "live"}), [folder], tmp_path / "truth.npz")
 
 
@@ -421,7 +417,7 @@ def test_unusable_choices_are_refused_before_anything_is_written(
 
 
 def test_a_retraining_that_turns_non_finite_is_recorded_as_nan(tiny, tmp_path):
-    """One step at a rate of 1e30 leaves weights that float32 holds and products that it does not."""
+    """One step at a rate of 1e30 leaves weights that float32 holds, and products beyond it."""
     config = tiny({"train.learning_rate": 1e30, "train.epochs": 1, "retrain.params": "all"})
     trained = train(config, tmp_path / "run")
     assert np.isfinite(trained["train_loss"]).all()

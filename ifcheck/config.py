@@ -23,8 +23,21 @@ from ifcheck.errors import UnknownName, UnusableInput
 
 _STRICT = ConfigDict(extra="forbid")
 
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+
+def _no_truth_value(value: Any) -> Any:
+    """Refuse yes and no, which pydantic would read as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+_NUMBER = BeforeValidator(_no_truth_value)
+Positive = Annotated[int, Field(ge=1), _NUMBER]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]
+NonNegative = Annotated[int, Field(ge=0), _NUMBER]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), _NUMBER]
+Share = Annotated[float, Field(gt=0, lt=1), _NUMBER]
+Correlation = Annotated[float, Field(ge=-1, le=1), _NUMBER]
 Normalisation = Literal["n", "n-1"]
 Precision = Literal["float32", "float64"]
 Curvature = Literal["objective", "data"]
@@ -36,7 +49,9 @@ def parse_integers(text: Any) -> tuple[int, ...]:
     Raises: ValueError with the accepted forms.
     """
     if isinstance(text, (list, tuple)):
-        return tuple(int(part) for part in text)
+        if not all(type(part) is int for part in text):
+            raise ValueError(f"{list(text)!r} is not a list of integers")
+        return tuple(text)
     numbers: list[int] = []
     for part in str(text).split(","):
         match = re.fullmatch(r"\s*(-?\d+)\s*(?:\.\.\s*(-?\d+)\s*)?", part)
@@ -60,7 +75,12 @@ def _parse_seeds(value: Any) -> tuple[int, ...]:
 
 def _parse_names(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
-    return tuple(str(part).strip() for part in parts)
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(p, str) for p in parts):
+        raise ValueError(f"{value!r} is not a list of names such as a,b")
+    names = tuple(part.strip() for part in parts)
+    if not names or not all(names):
+        raise ValueError(f"{value!r} names nothing; give at least one name")
+    return names
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -76,10 +96,10 @@ def _choice_from(default: str) -> Callable[[Any], Any]:
 
     def read(value: Any) -> Any:
         if isinstance(value, str):
-            return Choice(value)
+            return {"name": value}
         if isinstance(value, Mapping):
             options = {str(key): option for key, option in value.items() if key != "name"}
-            return Choice(value.get("name", default), options)
+            return {"name": value.get("name", default), "options": options}
         return value
 
     return read
@@ -120,7 +140,7 @@ class TrainConfig:
     epochs: Positive = 60_000
     learning_rate: PositiveFloat = 1e-3
     patience: Positive = 100
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    factor: Share = 0.1
     dtype: Precision = "float32"
     polish: Literal["none", "head"] = "none"
 
@@ -132,7 +152,7 @@ class InfluenceConfig:
     estimator: str = "objective"
     params: str | None = None
     hessian: Curvature | None = None
-    damping: Annotated[float, Field(ge=0)] | None = None
+    damping: NonNegativeFloat | None = None
     solver: str | None = None
     normalisation: Normalisation | None = None
 
@@ -165,9 +185,9 @@ class EvaluateConfig:
     """How prediction and truth are compared."""
 
     top_k: Positive = 10
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    bootstrap_samples: Annotated[int, Field(ge=0)] = 1_000
-    min_spearman: Annotated[float, Field(ge=-1, le=1)] | None = None
+    confidence: Share = 0.95
+    bootstrap_samples: NonNegative = 1_000
+    min_spearman: Correlation | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -236,7 +256,7 @@ def load_config(
                 f"--set got {assignment!r}; expected dotted.key=value.",
                 remedy="For example: --set train.epochs=1000",
             )
-        _assign(merged, key.strip(), yaml.safe_load(text))
+        _assign(merged, key.strip(), _parse_value(assignment, text))
     return config_from_dict(merged)
 
 
@@ -266,6 +286,16 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
         for key in keys
         if mine.get(key) != other.get(key)
     ]
+
+
+def _parse_value(assignment: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UnusableInput(
+            f"--set got {assignment!r}, whose value is not YAML.",
+            remedy="Quote it, for example: --set 'data.test_points=\"ids:3\"'",
+        ) from error
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

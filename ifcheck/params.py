@@ -21,6 +21,7 @@ class Layout:
 
     @classmethod
     def of(cls, module: nn.Module) -> Layout:
+        """Return the layout of a module's parameters."""
         named = list(module.named_parameters())
         return cls(tuple(n for n, _ in named), tuple(tuple(p.shape) for _, p in named))
 

@@ -31,6 +31,13 @@ def test_unknown_name_is_unusable_input():
     assert UnknownName("variant", "l3", ["l2"]).exit_code == USAGE
 
 
+@pytest.mark.parametrize("error", ["RunFailed", "Diverged"])
+def test_failure_while_running_is_not_unusable_input(error):
+    """A study goes on after the one and stops at the other."""
+    assert issubclass(getattr(errors, error), errors.RunFailed)
+    assert not issubclass(getattr(errors, error), errors.UnusableInput)
+
+
 def test_every_error_is_caught_by_its_base_and_has_a_known_code():
     found, pending = [], [IfcheckError]
     while pending:

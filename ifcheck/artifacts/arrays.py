@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,13 +118,14 @@ def read_artifact(path: Path, kind: str | None = None) -> Artifact:
     arrays = _load(path)
     try:
         meta = json.loads(str(arrays.pop("meta")))
-        found, schema = meta["kind"], meta["schema"]
-    except (KeyError, ValueError, TypeError) as error:
+        found, schema = str(meta["kind"]), meta["schema"]
+        complete = isinstance(meta["config"], dict) and isinstance(meta["parents"], dict)
+    except (LookupError, ValueError, TypeError) as error:
         raise ArtifactUnreadable(
             f"{path} was not written by ifcheck: it holds no readable meta.",
             remedy="Give a file that an ifcheck stage wrote.",
         ) from error
-    if schema != SCHEMA_VERSION:
+    if schema != SCHEMA_VERSION or not complete:
         raise ArtifactUnreadable(
             f"{path} has schema {schema!r}; this ifcheck reads schema {SCHEMA_VERSION}.",
             remedy="Make the file again with this version.",
@@ -145,9 +145,9 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # foreign bytes make numpy and zipfile raise almost anything
         raise ArtifactUnreadable(
-            f"{path} is not a readable .npz file: {error}.",
+            f"{path} is not a readable .npz file: {error or type(error).__name__}.",
             remedy="It may be truncated or of another format: make it again.",
         ) from error
 

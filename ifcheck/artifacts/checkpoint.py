@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,14 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], meta: Mapping[str,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     header = {"ifcheck": json.dumps(full, sort_keys=True)}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+    def save(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    atomic_write(path, save)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -76,20 +82,33 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         ) from error
     if "ifcheck" not in header:
         return state, None
-    meta = json.loads(header["ifcheck"])
-    if meta.get("schema") != SCHEMA_VERSION:
+    return state, _read_header(path, header["ifcheck"])
+
+
+def _read_header(path: Path, text: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(text)
+        schema = meta["schema"]
+        complete = isinstance(meta["config"], dict) and isinstance(meta["seed"], int)
+        complete = complete and isinstance(meta["data"], str)
+    except (ValueError, TypeError, LookupError) as error:
         raise ArtifactUnreadable(
-            f"{path} has schema {meta.get('schema')!r}; this ifcheck reads {SCHEMA_VERSION}.",
+            f"{path} has a header that ifcheck did not write: {error}.",
+            remedy="Train again, or remove the key `ifcheck` from its metadata.",
+        ) from error
+    if schema != SCHEMA_VERSION or not complete:
+        raise ArtifactUnreadable(
+            f"{path} has schema {schema!r}; this ifcheck reads {SCHEMA_VERSION}.",
             remedy="Train again with this version.",
         )
-    return state, meta
+    return dict(meta)
 
 
 def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], None]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        first_line = str(error).split("\n")[0]
+    except Exception as error:  # foreign bytes make torch raise almost anything
+        first_line = (str(error) or type(error).__name__).split("\n")[0]
         raise ArtifactUnreadable(
             f"{path} is not a state dict that loads with weights_only=True: {first_line}",
             remedy="Save `model.state_dict()` with torch.save, or use safetensors.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -10,6 +11,15 @@ from pathlib import Path
 
 from ifcheck.errors import ArtifactUnreadable, OutputRefused, RunFailed
 
+# Errors that another output folder would not have; all others are failures while running.
+WRONG_PLACE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+}
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -25,11 +35,11 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        raise OutputRefused(
-            f"cannot write {path}: {error.strerror}.", remedy="Choose another --out."
-        ) from error
     except OSError as error:
+        if error.errno in WRONG_PLACE:
+            raise OutputRefused(
+                f"cannot write {path}: {error.strerror}.", remedy="Choose another --out."
+            ) from error
         raise RunFailed(
             f"writing {path} failed: {error.strerror or error}.",
             remedy="Free some disk space, then run it again; finished files are kept.",
@@ -59,6 +69,8 @@ def require_free(out: Path, force: bool) -> None:
         raise OutputRefused(
             f"{out} exists already.", remedy="Add --force to replace it, or choose another --out."
         )
+    if out.exists() and not (out.is_dir() or out.is_file()):
+        raise OutputRefused(f"{out} is a device.", remedy="Choose another --out.")
     ancestor = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not ancestor.is_dir() and ancestor != out:
         raise OutputRefused(

@@ -19,6 +19,8 @@ class ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise  # not errors: a command that is done
         except KeyboardInterrupt:
             terminal.show_error("interrupted.", "Finished files are kept.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -40,7 +42,6 @@ class ErrorBoundary(TyperGroup):
 app = typer.Typer(
     cls=ErrorBoundary,
     name="ifcheck",
-    help="Can influence functions be trusted on this model?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,7 +62,9 @@ def root(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Train, predict removal by influence functions, remove and retrain, compare.
+    """Can influence functions be trusted on this model?
+
+    Train, predict removal by influence functions, remove and retrain, compare.
 
     Stages: `train`, `influence`, `retrain`, `eigen`, `evaluate`; `fragility` chains them all.
 

@@ -29,11 +29,13 @@ def artifact_record(artifact: Artifact) -> dict[str, Any]:
 
 
 def mean(values: NDArray[Any]) -> str:
+    """Return the mean of the finite values as text."""
     finite = values[np.isfinite(values)]
     return number(float(finite.mean())) if finite.size else UNDEFINED
 
 
 def median(values: NDArray[Any]) -> str:
+    """Return the median of the finite values as text."""
     finite = values[np.isfinite(values)]
     return number(float(np.median(finite))) if finite.size else UNDEFINED
 
@@ -47,6 +49,7 @@ def extreme(values: NDArray[Any]) -> str:
 
 
 def worst(values: NDArray[Any]) -> str:
+    """Return the largest count as text."""
     return str(int(values.max()))
 
 

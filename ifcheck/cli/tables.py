@@ -70,6 +70,7 @@ def show_study(study: Study) -> None:
         "|Spearman| of predicted and true changes: mean ± 95% interval over seeds",
         ["variant size", *(_header(pair) for pair in pairs), "top eig.", "drift", "publ."],
         [_study_row(found, pairs) for found in cells.values()],
+        dense=True,
     )
     _show_legend(rows)
     _show_tests(study.tests)

@@ -74,9 +74,12 @@ def show_json(values: Any) -> None:
     sys.stdout.write(json.dumps(values, indent=1) + "\n")
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], dense: bool = False
+) -> None:
     """Print a table; the first column is text, the others are numbers."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    padding = (0, 0 if dense else 1, 0, 0)
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=padding)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:

@@ -72,10 +72,12 @@ class Task:
 
     @property
     def models(self) -> int:
+        """How many models there are."""
         return len(self.parameters)
 
     @property
     def models_per_group(self) -> int:
+        """How many models see the same inputs."""
         return self.models // len(self.inputs)
 
     def part(self, first: int, last: int) -> Task:

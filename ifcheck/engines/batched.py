@@ -24,18 +24,19 @@ CUDA_CHUNK_BYTES = 1 << 30  # a GPU wants work to be large; about ten such buffe
 PROGRESS_EVERY = 250  # epochs between two reports
 
 
+STRUCTURED: dict[type, Callable[[Task], Kernel]] = {MLP: MLPKernel, nn.Linear: HeadKernel}
+
+
 @ENGINES.register("torch")
 @dataclass(frozen=True)
 class TorchEngine:
     """Structured torch: hand-written gradients of MLPs and of linear heads."""
 
     def supports(self, network: nn.Module, objective: Objective) -> bool:
-        return type(network) in (MLP, nn.Linear) and type(objective) is Objective
+        return type(network) in STRUCTURED and type(objective) is Objective
 
     def fit(self, task: Task, recipe: Recipe, progress: Progress = silent) -> Fit:
-        head = isinstance(task.network, nn.Linear)
-        kernel = HeadKernel if head else MLPKernel
-        fit = _fit_in_chunks(pad_rows(task), recipe, progress, kernel)
+        fit = _fit_in_chunks(pad_rows(task), recipe, progress, STRUCTURED[type(task.network)])
         if fit.probe_losses is None or task.probe_targets is None:
             return fit
         return replace(fit, probe_losses=fit.probe_losses[:, : len(task.probe_targets)])
@@ -122,10 +123,12 @@ def assess(task: Task, parameters: Tensor) -> Assessment:
         weights=task.weights.double(),
         probe_inputs=None if task.probe_inputs is None else task.probe_inputs.double(),
     )
+    probes = 0 if task.probe_targets is None else len(task.probe_targets)
+    structured = TorchEngine().supports(task.network, task.objective)
     losses, norms = [], []
-    for part in _chunks(task):
-        kernel = GenericKernel(part)
-        losses.append(kernel.probe())
+    for part in _chunks(pad_rows(task) if structured else task):
+        kernel = STRUCTURED[type(task.network)](part) if structured else GenericKernel(part)
+        losses.append(kernel.probe()[:, :probes])
         gradient = kernel.differentiate()[1]
         gradient.add_(kernel.parameters, alpha=task.objective.weight_decay)
         norms.append(gradient.norm(dim=-1))

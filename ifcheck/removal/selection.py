@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ifcheck import provenance
 from ifcheck.errors import UnusableInput
 
+NOT_TRAINED = "A test point that is held out cannot be removed from training."
 FORMS = "top-loss:K, top-score:K, random:K, ids:1,2,3 or like:FILE"
 
 
@@ -18,12 +19,12 @@ def largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.argsort(-values, kind="stable")[:count]
 
 
-def parse_count(text: str, specification: str, available: int) -> int:
-    """Read the K of a selection such as top-loss:K. Raises: UnusableInput."""
+def parse_count(text: str, specification: str, available: int, example: str = "top-loss:40") -> int:
+    """Read the K of a selection such as `example`. Raises: UnusableInput."""
     if not _is_number(text) or int(text) == 0:
         raise UnusableInput(
             f"{specification!r} asks for {text!r} rows; expected a count of at least 1.",
-            remedy="For example: top-loss:40",
+            remedy=f"For example: {example}",
         )
     if int(text) > available:
         raise UnusableInput(
@@ -33,8 +34,13 @@ def parse_count(text: str, specification: str, available: int) -> int:
     return int(text)
 
 
-def parse_ids(text: str, specification: str, known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Read the ids of a selection such as ids:1,2,3. Raises: UnusableInput."""
+def parse_ids(
+    text: str, specification: str, known: NDArray[np.int64], remedy: str = NOT_TRAINED
+) -> NDArray[np.int64]:
+    """Read the ids of a selection such as ids:1,2,3; `remedy` is for ids that are not known.
+
+    Raises: UnusableInput.
+    """
     parts = text.split(",")
     if not all(_is_number(part.strip()) for part in parts):
         raise UnusableInput(
@@ -46,7 +52,7 @@ def parse_ids(text: str, specification: str, known: NDArray[np.int64]) -> NDArra
         raise UnusableInput(
             f"{specification!r} names row {missing[0]}, which is not among the rows "
             f"{known.min()} to {known.max()} to choose from.",
-            remedy="A test point that is held out cannot be removed from training.",
+            remedy=remedy,
         )
     if len(set(ids.tolist())) < len(ids):
         raise UnusableInput(f"{specification!r} names a row twice.", remedy="Name each row once.")

@@ -46,7 +46,7 @@ class PowerIteration:
         size = sum(parameter.numel() for parameter in network.parameters())
         if top > size:
             raise UnusableInput(
-                f"--top {top} asks for more eigenvalues than the network has parameters, {size}.",
+                f"--top {top} asks for more eigenvalues than a network of {size} parameters has.",
                 remedy=f"Ask for at most {size}.",
             )
         # PyHessian switches its model to eval mode and works on its `.grad`: it gets a copy.

@@ -21,6 +21,7 @@ class Cell:
     id: str  # spells the parameters; the name of the cell's folder
     config: Config
     options: dict[str, Any]  # of the network, defaults spelled out
+    variant_options: dict[str, Any]  # likewise
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -61,12 +62,14 @@ def _sizes(config: Config) -> list[dict[str, Any]]:
 
 def _values(option: str, value: Any) -> tuple[Any, ...]:
     """Read 5, [5, 8], `5,8` or `1..8` as several values; other text as one."""
+    values: tuple[Any, ...]
     if isinstance(value, (list, tuple)):
-        return tuple(value)
-    try:
-        values: tuple[Any, ...] = parse_integers(value)
-    except ValueError:
-        return (value,)
+        values = tuple(value)
+    else:
+        try:
+            values = parse_integers(value)
+        except ValueError:
+            return (value,)
     if not values:
         raise UnusableInput(
             f"study.sizes: {option} is {value!r}, which names no size.",
@@ -92,4 +95,5 @@ def _cell(config: Config, options: Mapping[str, Any], variant: str) -> Cell:
             config, network=Choice(network, dict(options)), variant=Choice(variant, own)
         ),
         options=spelled,
+        variant_options=VARIANTS.options(variant) | own,
     )

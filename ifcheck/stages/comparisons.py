@@ -56,7 +56,8 @@ def compare_cells(results: Rows) -> Rows:
         labels = dict(zip(("estimator", "truth", "retrain_params"), pair, strict=True))
         tests += _all_groupings(rows, "abs_spearman", labels)
         tests += _links(rows, labels)
-    return tests + _all_groupings(usable, "top_eigenvalue", {})
+    measured = [row for row in results if not row["status"].startswith("failed")]
+    return tests + _all_groupings(measured, "top_eigenvalue", {})
 
 
 def _with_absolute(row: dict[str, Any]) -> dict[str, Any]:

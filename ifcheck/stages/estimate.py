@@ -22,10 +22,11 @@ from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.stages.cells import Cell
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
-from ifcheck.stages.fragility import check_study
+from ifcheck.stages.fragility import check_study, with_truth
 from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
-from ifcheck.stages.train import parameter_count, train
+from ifcheck.stages.setup import make_setup
+from ifcheck.stages.train import network_layout, train
 
 TRAIN_SAMPLES = (40, 240)  # epochs; long enough for the second to dwarf start-up
 RETRAIN_SAMPLES = (10, 60)
@@ -43,6 +44,7 @@ class Estimate:
 
     @property
     def total_seconds(self) -> float:
+        """Time of all steps together."""
         return sum(self.seconds.values())
 
     @property
@@ -52,9 +54,11 @@ class Estimate:
         return peak if sys.platform == "darwin" else peak * 1024
 
     def add(self, step: str, seconds: float, times: int = 1) -> None:
+        """Add a step's time, taken `times` times."""
         self.seconds[step] = self.seconds.get(step, 0.0) + seconds * times
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON can hold it."""
         return {
             "seconds": self.seconds,
             "total_seconds": self.total_seconds,
@@ -82,13 +86,24 @@ def estimate_eigenvalues(config: Config, sources: Sequence[Path]) -> Estimate:
     return _from_checkpoints("eigen", eigen, config, sources)
 
 
-def estimate_retraining(config: Config, sources: Sequence[Path]) -> Estimate:
+def estimate_retraining(
+    config: Config, sources: Sequence[Path], influence_file: Path | None = None
+) -> Estimate:
     """Return what `ifcheck retrain` would need."""
     estimate = Estimate({"start": STARTUP_SECONDS})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "retrain.npz"
-        estimate.add("retrain", _retraining(config, sources, out))
+        estimate.add("retrain", _retraining(config, sources, out, influence_file))
         estimate.disk_bytes = _size(Path(folder))
+    return estimate
+
+
+def estimate_evaluation(
+    config: Config, influence_files: Sequence[Path], retrain_files: Sequence[Path]
+) -> Estimate:
+    """Return what `ifcheck evaluate` would need: it is quick enough to be done for it."""
+    estimate = Estimate({"start": STARTUP_SECONDS})
+    estimate.add("evaluate", _timed(evaluate, config, influence_files, retrain_files))
     return estimate
 
 
@@ -105,40 +120,28 @@ def estimate_study(config: Config) -> Estimate:
 
 def _add_cell(estimate: Estimate, cell: Cell, times: int) -> None:
     """Add what `times` cells of this size need."""
-    config = cell.config
+    config, study = cell.config, cell.config.study
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         estimate.add("train", _training(config, folder), times)
+        scores, truths = [], []
+        for estimator in study.estimators:
+            scores.append(folder / f"influence-{estimator}.npz")
+            part = _replace(config, "influence", estimator=estimator)
+            estimate.add("influence", _timed(influence, part, [folder], scores[-1]), times)
+        for text in study.truths:
+            truths.append(folder / f"retrain-{text.replace(':', '-')}.npz")
+            part = with_truth(config, text)
+            seconds = _retraining(part, [folder], truths[-1], scores[0])
+            estimate.add(f"retrain {text}", seconds, times)
         few = find_checkpoints([folder])[:SEED_SAMPLE]
         scale = len(config.train.seeds) / len(few)
-        files = []
-        for estimator in config.study.estimators:
-            part = _replace(config, "influence", estimator=estimator)
-            files.append(folder / f"influence-{estimator}.npz")
-            seconds = _timed(influence, part, few, files[-1])
-            estimate.add("influence", seconds * scale, times)
-        for text in config.study.truths:
-            truth, _, params = text.partition(":")
-            part = _replace(config, "retrain", truth=truth, params=params or config.retrain.params)
-            seconds = _retraining(part, [folder], folder / f"retrain-{truth}.npz")
-            estimate.add(f"retrain {text}", seconds, times)
-        methods = [config.eigen.method]
-        if parameter_count(config) <= MAX_DENSE_PARAMETERS:
-            methods.append("dense")
-        for method in methods:
+        small = network_layout(make_setup(config)).size <= MAX_DENSE_PARAMETERS
+        for method in [config.eigen.method, *(["dense"] if small else [])]:
             part = _replace(config, "eigen", method=method)
             seconds = _timed(eigen, part, few, folder / f"eigen-{method}.npz")
             estimate.add("eigen", seconds * scale, times)
-        truth = config.study.truths[0].partition(":")[0]
-        retrain(
-            _replace(config, "retrain", truth=truth, epochs=RETRAIN_SAMPLES[0]),
-            few,
-            folder / "few.npz",
-        )
-        started = time.perf_counter()
-        evaluate(config, files, [folder / "few.npz"])
-        seconds = (time.perf_counter() - started) * scale * len(config.study.truths)
-        estimate.add("evaluate", seconds, times)
+        estimate.add("evaluate", _timed(evaluate, config, scores, truths), times)
         estimate.disk_bytes += _size(folder) * times
 
 
@@ -163,9 +166,12 @@ def _training(config: Config, folder: Path) -> float:
     return _extrapolate(run, TRAIN_SAMPLES, config.train.epochs)
 
 
-def _retraining(config: Config, sources: Sequence[Path], out: Path) -> float:
+def _retraining(
+    config: Config, sources: Sequence[Path], out: Path, scores: Path | None = None
+) -> float:
     def run(epochs: int) -> float:
-        return _timed(retrain, _replace(config, "retrain", epochs=epochs), sources, out)
+        part = _replace(config, "retrain", epochs=epochs)
+        return _timed(retrain, part, sources, out, None, None, scores)
 
     return _extrapolate(run, RETRAIN_SAMPLES, config.retrain.epochs)
 

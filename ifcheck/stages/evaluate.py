@@ -63,17 +63,28 @@ def evaluate(
             pair = _compare(predicted, true, eigen, config.evaluate)
             records += pair
             summaries.append(_summarise(pair, predicted, true, config.evaluate))
-    parents = {artifact.path.name: provenance.file_digest(artifact.path) for artifact in everything}
+    parents = _digests(everything)
     evaluation = Evaluation(records, summaries, parents)
     if out is not None:
         write_json(out, evaluation.to_dict(config))
     return evaluation
 
 
+def _digests(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """Return the SHA-256 of each file by name; by path where names repeat."""
+    paths = [artifact.path for artifact in artifacts]
+    unique = len({path.name for path in paths}) == len(paths)
+    return {
+        path.name if unique else path.as_posix(): provenance.file_digest(path) for path in paths
+    }
+
+
 def _require_one_origin(artifacts: Sequence[Artifact]) -> None:
+    """Refuse files of different checkpoints or test points, naming the first that differs."""
     first = artifacts[0]
     for artifact in artifacts[1:]:
         if artifact.parents == first.parents:
+            _require_same_test_points(first, artifact)
             continue
         names = artifact.parents.keys() | first.parents.keys()
         name = min(n for n in names if artifact.parents.get(n) != first.parents.get(n))
@@ -82,6 +93,16 @@ def _require_one_origin(artifacts: Sequence[Artifact]) -> None:
             f"{artifact.parents.get(name, 'absent')[:8]}, {first.path.name} from "
             f"{first.parents.get(name, 'absent')[:8]}.",
             remedy="Evaluate files that were made from the same checkpoints.",
+        )
+
+
+def _require_same_test_points(first: Artifact, artifact: Artifact) -> None:
+    ids = artifact.arrays.get("test_ids")
+    if ids is not None and not np.array_equal(ids, first["test_ids"]):
+        raise ArtifactMismatch(
+            f"{artifact.path.name} has the test points {ids[0].tolist()}, "
+            f"{first.path.name} {first['test_ids'][0].tolist()}.",
+            remedy="Make both files with the same --test-points.",
         )
 
 
@@ -196,6 +217,7 @@ def _summarise(
         "n": absolute.n,
         "undefined": absolute.excluded,
         "reason": _reason(records),
+        "interval_reason": absolute.reason and f"no interval: {absolute.reason}",
         "normalisation": _normalisation_note(predicted_by, found_by),
     }
 

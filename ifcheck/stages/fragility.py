@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ifcheck.artifacts import Artifact, read_artifact
+from ifcheck.artifacts import Artifact
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
 from ifcheck.config import Config
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.errors import RunFailed
-from ifcheck.removal import TRUTHS
-from ifcheck.scores import ESTIMATORS
-from ifcheck.spectrum import SPECTRA
 from ifcheck.stages import comparisons, pictures, summaries
 from ifcheck.stages.cells import Cell, cells_of
 from ifcheck.stages.eigen import eigen
@@ -25,10 +22,10 @@ from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Prefixed, Reporter, Silent
 from ifcheck.stages.resume import claim_study, reusable, reusable_training
-from ifcheck.stages.retrain import retrain, with_trajectory
+from ifcheck.stages.retrain import check_retraining, retrain, with_trajectory
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.tables import write_csv
-from ifcheck.stages.train import parameter_count, train
+from ifcheck.stages.train import network_layout, train
 
 Row = dict[str, Any]
 
@@ -54,7 +51,7 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
     cells = check_study(config)
     claim_study(config, out)
     study = Study(out, [], [], [])
-    panels: list[pictures.CellPictures] = []
+    finished: list[_CellFiles] = []
     progress = reporter.step("cells", len(cells))
     for cell in cells:
         try:
@@ -62,8 +59,7 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
             results, rows = files.evaluate()
             study.results.extend(results)
             study.summaries.extend(rows)
-            if cell.options == cells[0].options:
-                panels.append(files.pictures(reporter))
+            finished.append(files)
         except (RunFailed, MemoryError) as error:
             reporter.note(f"{cell.id} failed: {error}")
             study.results.append(summaries.failed_row(cell.columns, str(error)))
@@ -71,13 +67,15 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
         write_csv(out / "results.csv", study.results, summaries.RESULT_COLUMNS)
         write_csv(out / "summary.csv", study.summaries, summaries.SUMMARY_COLUMNS)
         progress(1)
-    if not panels:
+    if not finished:
         raise RunFailed(
             f"no cell could be finished; the first: {study.summaries[0]['reason']}.",
             remedy=f"See {out / 'results.csv'}.",
         )
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
+    first_size = [f for f in finished if f.cell.options == finished[0].cell.options]
+    panels = [files.pictures(reporter) for files in first_size]
     pictures.draw(out / "figures", study.summaries, panels, reporter)
     return study
 
@@ -85,16 +83,16 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
 def check_study(config: Config) -> list[Cell]:
     """Return the cells, with every name and option of the study known to be usable.
 
-    Raises: UnknownName, UnusableInput, before anything is computed.
+    Raises: UnknownName, UnusableInput, before anything is computed or written.
     """
     cells = cells_of(config)
     for cell in cells:
-        make_setup(cell.config)
-    for name in config.study.estimators:
-        ESTIMATORS.create(name)
-    for text in config.study.truths:
-        TRUTHS.create(text.partition(":")[0])
-    SPECTRA.create(config.eigen.method)
+        for name in config.study.estimators:
+            part = _section(cell.config, "influence", estimator=name)
+            setup = make_setup(part)
+            network_layout(setup).positions(setup.estimator.params)
+        for text in config.study.truths:
+            check_retraining(make_setup(with_truth(cell.config, text)), with_scores=True)
     return cells
 
 
@@ -120,7 +118,7 @@ class _CellFiles:
             trained = train(config, folder, reporter)
         makers = _Makers(folder, trained, reporter)
         study = config.study
-        small = parameter_count(config) <= MAX_DENSE_PARAMETERS
+        small = network_layout(make_setup(config)).size <= MAX_DENSE_PARAMETERS
         return cls(
             cell=cell,
             folder=folder,
@@ -130,7 +128,7 @@ class _CellFiles:
                 for name in study.estimators
             ],
             retrains=[
-                makers.ensure(f"retrain-{text.replace(':', '-')}", _with_truth(config, text))
+                makers.ensure(f"retrain-{text.replace(':', '-')}", with_truth(config, text))
                 for text in study.truths
             ],
             eigen=makers.ensure("eigen", config),
@@ -169,9 +167,7 @@ class _CellFiles:
         truth = self.retrains[0]
         trajectory = None
         if truth.meta["config"]["retrain"]["truth"] == "warm":
-            config = with_trajectory(
-                _with_truth(self.cell.config, self.cell.config.study.truths[0])
-            )
+            config = with_trajectory(with_truth(self.cell.config, self.cell.config.study.truths[0]))
             makers = _Makers(
                 self.folder, self.trained, Prefixed(reporter, self.cell.id), {name: digest}
             )
@@ -205,8 +201,10 @@ class _Makers:
         if found is not None:
             return found
         sources = [self.folder / CHECKPOINT_FOLDER / checkpoint for checkpoint in parents]
-        STAGES[kind](config, sources, path, self.reporter)
-        return read_artifact(path, kind)
+        if kind == "retrain":
+            scores = self.folder / f"influence-{config.study.estimators[0]}.npz"
+            return retrain(config, sources, path, self.reporter, influence_file=scores)
+        return STAGES[kind](config, sources, path, self.reporter)
 
 
 KINDS = {
@@ -215,11 +213,7 @@ KINDS = {
     "trajectory": "retrain",
     "eigen": "eigen",
 }
-STAGES: dict[str, Callable[..., Artifact]] = {
-    "influence": influence,
-    "retrain": retrain,
-    "eigen": eigen,
-}
+STAGES: dict[str, Callable[..., Artifact]] = {"influence": influence, "eigen": eigen}
 
 
 def _section(config: Config, section: str, **values: Any) -> Config:
@@ -228,7 +222,7 @@ def _section(config: Config, section: str, **values: Any) -> Config:
     return dataclasses.replace(config, **{section: replaced})
 
 
-def _with_truth(config: Config, text: str) -> Config:
+def with_truth(config: Config, text: str) -> Config:
     """Return the configuration for a truth such as `warm`, or `warm:all` for all parameters."""
     truth, _, params = text.partition(":")
     return _section(config, "retrain", truth=truth, params=params or config.retrain.params)

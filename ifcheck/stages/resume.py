@@ -12,6 +12,7 @@ from ifcheck.artifacts import Artifact, read_artifact, write_text
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
 from ifcheck.config import Config, differences
 from ifcheck.errors import ArtifactUnreadable, OutputRefused
+from ifcheck.stages.train import LIVE_FOLDER
 
 STUDY_FILE = "study.json"
 SHOWN_DIFFERENCES = 5
@@ -32,13 +33,7 @@ def claim_study(config: Config, out: Path) -> None:
     if not path.is_file():
         write_text(path, json.dumps(ours, indent=1) + "\n")
         return
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OutputRefused(
-            f"{path} is damaged: {error}.", remedy="Choose another --out, or remove the folder."
-        ) from error
-    lines = differences(ours, theirs)
+    lines = differences(ours, _read_identity(path))
     if lines:
         shown = "; ".join(lines[:SHOWN_DIFFERENCES])
         more = f"; and {len(lines) - SHOWN_DIFFERENCES} more" * (len(lines) > SHOWN_DIFFERENCES)
@@ -53,9 +48,19 @@ def _identity(config: Config) -> dict[str, Any]:
     described = config.to_dict()
     described["run"] = {key: described["run"][key] for key in ("device", "engine")}
     described["data"].pop("data_dir")
+    described["evaluate"].pop("min_spearman")
     described["code"] = provenance.code_revision()
     identity: dict[str, Any] = json.loads(json.dumps(described))
     return identity
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise OutputRefused(
+            f"{path} is damaged: {error}.", remedy="Choose another --out, or remove the folder."
+        ) from error
 
 
 def reusable_training(folder: Path, description: Mapping[str, Any]) -> Artifact | None:
@@ -63,11 +68,10 @@ def reusable_training(folder: Path, description: Mapping[str, Any]) -> Artifact 
     artifact = _readable(folder / "train.npz", "train", description)
     if artifact is None:
         return None
-    for name, digest in artifact.parents.items():
-        path = folder / CHECKPOINT_FOLDER / name
-        if not path.is_file() or provenance.file_digest(path) != digest:
-            return None
-    return artifact
+    files = {folder / CHECKPOINT_FOLDER / n: d for n, d in artifact.parents.items()}
+    files |= {folder / LIVE_FOLDER / n: d for n, d in artifact.meta["live"].items()}
+    intact = all(p.is_file() and provenance.file_digest(p) == d for p, d in files.items())
+    return artifact if intact else None
 
 
 def reusable(

@@ -22,6 +22,8 @@ from ifcheck.removal import TRUTHS, RemovalProblem
 from ifcheck.removal.selection import FORMS, largest, parse_count, parse_ids, random_rows
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run, require_same_checkpoints
+from ifcheck.stages.setup import Setup
+from ifcheck.stages.testpoints import count_test_points
 from ifcheck.variants import averaged
 
 
@@ -41,6 +43,7 @@ def retrain(
     started = time.perf_counter()
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
+    check_retraining(run.setup, with_scores=influence_file is not None)
     method = TRUTHS.create(config.retrain.truth)
     losses_before = _losses(run, "test")
     removed = select_removals(config.retrain.removals, run, influence_file)
@@ -73,25 +76,57 @@ def retrain(
     return write_artifact(out, "retrain", arrays, meta)
 
 
+def check_retraining(setup: Setup, with_scores: bool) -> None:
+    """Refuse a retraining that cannot be run, before anything is computed.
+
+    Raises: UnusableInput for unusable parameters, removals or test points.
+    """
+    settings = setup.config.retrain
+    if settings.params not in ("head", "all"):
+        raise UnusableInput(
+            f"retrain --params got {settings.params!r}; expected head or all.",
+            remedy="Use --params head, as the paper does.",
+        )
+    tests = count_test_points(setup.config.data.test_points, setup.dataset)
+    split = setup.split(setup.dataset.row_ids[:tests])
+    kind, _ = parse_removals(settings.removals, len(split.train_ids))
+    if kind == "top-score" and not with_scores:
+        raise UnusableInput(
+            "--removals top-score:K needs the scores to rank by.",
+            remedy="Add --influence run/influence-objective.npz",
+        )
+
+
+def parse_removals(specification: str, rows: int) -> tuple[str, str]:
+    """Split a selection such as top-loss:40 into its kind and its text, and check the count.
+
+    Raises: UnusableInput.
+    """
+    kind, _, text = specification.partition(":")
+    if kind not in ("ids", "like", "top-loss", "top-score", "random"):
+        raise UnusableInput(
+            f"--removals got {specification!r}; expected {FORMS}.",
+            remedy="For example: --removals top-loss:40",
+        )
+    if kind not in ("ids", "like"):
+        # One row must be left: a mean over no rows is no objective.
+        parse_count(text, specification, rows - 1)
+    return kind, text
+
+
 def select_removals(specification: str, run: Run, influence_file: Path | None) -> NDArray[np.int64]:
     """Return the positions of the rows to remove from each seed, in order. Shape: (S, K).
 
     Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
     """
-    kind, _, text = specification.partition(":")
     ids = run.split.train_ids
-    seeds = len(run.seeds)
+    kind, text = parse_removals(specification, len(ids))
     if kind == "ids":
-        return np.tile(np.searchsorted(ids, parse_ids(text, specification, ids)), (seeds, 1))
+        chosen = parse_ids(text, specification, ids)
+        return np.tile(np.searchsorted(ids, chosen), (len(run.seeds), 1))
     if kind == "like":
         return _like(Path(text), run)
-    if kind not in ("top-loss", "top-score", "random"):
-        raise UnusableInput(
-            f"--removals got {specification!r}; expected {FORMS}.",
-            remedy="For example: --removals top-loss:40",
-        )
-    # One row must be left: a mean over no rows is no objective.
-    count = parse_count(text, specification, len(ids) - 1)
+    count = int(text)
     if kind == "random":
         return np.stack([random_rows(count, len(ids), int(s), "removals") for s in run.seeds])
     values = _losses(run, "train") if kind == "top-loss" else _sizes_of_scores(run, influence_file)
@@ -101,11 +136,6 @@ def select_removals(specification: str, run: Run, influence_file: Path | None) -
 def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
     """Return the problem that the configured truth solves for these positions (S, K)."""
     settings, setup = run.setup.config.retrain, run.setup
-    if settings.params not in ("head", "all"):
-        raise UnusableInput(
-            f"retrain --params got {settings.params!r}; expected head or all.",
-            remedy="Use --params head, as the paper does.",
-        )
     whole = settings.params == "all"
     dtype = setup.dtype if whole else torch.float64
     recipe = _recipe(setup.config)
@@ -154,10 +184,7 @@ def _losses(run: Run, rows: str) -> NDArray[np.float64]:
 def _sizes_of_scores(run: Run, path: Path | None) -> NDArray[np.float64]:
     """Return the largest |score| over test points of each row. Shape: (S, N)."""
     if path is None:
-        raise UnusableInput(
-            "--removals top-score:K needs the scores to rank by.",
-            remedy="Add --influence run/influence-objective.npz",
-        )
+        raise ValueError("top-score needs a file of scores")
     artifact = read_artifact(path, "influence")
     require_same_checkpoints(run, artifact.parents, path)
     order = _rows_of_seeds(run, artifact)

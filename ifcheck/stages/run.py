@@ -38,6 +38,7 @@ class Run:
 
     @property
     def seeds(self) -> NDArray[np.int64]:
+        """Seed of each network. Shape: (S,)."""
         return np.array(self.setup.config.train.seeds)
 
     @property
@@ -47,8 +48,11 @@ class Run:
 
     @property
     def parents(self) -> dict[str, str]:
-        """SHA-256 of each checkpoint, by name."""
-        return {checkpoint.path.name: checkpoint.digest for checkpoint in self.checkpoints}
+        """SHA-256 of each checkpoint, by name; by path where names repeat."""
+        paths = [checkpoint.path for checkpoint in self.checkpoints]
+        unique = len({path.name for path in paths}) == len(paths)
+        names = [path.name if unique else path.as_posix() for path in paths]
+        return {n: c.digest for n, c in zip(names, self.checkpoints, strict=True)}
 
     def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, tuple[Tensor, Tensor]]:
         """Return (inputs, targets) under "train" and "test"."""
@@ -141,7 +145,7 @@ def _rebuild(setup: Setup, split: Split, checkpoint: Checkpoint) -> Network:
     network = initialise(setup.spec, split.train_inputs.shape[1:], split.classes, 0, torch.float64)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in checkpoint.state.items()}
-    for name in expected.keys() | found.keys():
+    for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise ArtifactMismatch(
                 f"{checkpoint.path.name} does not fit {setup.config.network.name}: {name} is "

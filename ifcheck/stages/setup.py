@@ -18,7 +18,10 @@ from ifcheck.errors import UnusableInput
 from ifcheck.models import NETWORKS, NetworkSpec
 from ifcheck.objective import Objective
 from ifcheck.registry import Registry
+from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator, resolve_estimator
+from ifcheck.solvers import SOLVERS
+from ifcheck.spectrum import SPECTRA
 from ifcheck.variants import VARIANTS, Variant
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -87,6 +90,9 @@ def make_setup(config: Config) -> Setup:
     spec = NETWORKS.create(config.network.name, config.network.options)
     variant = VARIANTS.create(config.variant.name, config.variant.options)
     estimator = resolve_estimator(config.influence)
+    SOLVERS.create(estimator.solver)
+    TRUTHS.create(config.retrain.truth)
+    SPECTRA.create(config.eigen.method)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     resolved = dataclasses.replace(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,25 @@ SEARCH_EPOCHS = 1_000
 CACHE_VARIABLE = "IFCHECK_CACHE_DIR"
 
 
+def count_test_points(specification: str, dataset: Dataset) -> int:
+    """Return how many test points `max-loss[:K]`, `random:K` or `ids:…` names.
+
+    Raises: UnusableInput.
+    """
+    kind, _, text = specification.partition(":")
+    rows = dataset.row_ids
+    if kind == "ids":
+        return len(parse_ids(text, specification, rows, "Name rows of the table, each once."))
+    if specification == "max-loss":
+        return 1
+    if kind in ("max-loss", "random"):
+        return parse_count(text, specification, len(rows) - 1, f"{kind}:3")
+    raise UnusableInput(
+        f"--test-points got {specification!r}; expected max-loss[:K], random:K or ids:1,2,3.",
+        remedy="Leave it out for the row of largest loss.",
+    )
+
+
 def resolve_test_points(
     specification: str, dataset: Dataset, dataset_name: str, reporter: Reporter
 ) -> NDArray[np.int64]:
@@ -42,21 +61,15 @@ def resolve_test_points(
     `max-loss` finds the rows that a network trained on all others predicts worst.
     Raises: UnusableInput.
     """
+    count = count_test_points(specification, dataset)
     kind, _, text = specification.partition(":")
     rows = dataset.row_ids
     if kind == "ids":
         return parse_ids(text, specification, rows)
-    if kind == "max-loss":
-        count = parse_count(text, specification, len(rows) - 1) if text else 1
-        losses = leave_one_out_losses(dataset, dataset_name, reporter)
-        return rows[largest(losses, count)]
     if kind == "random":
-        count = parse_count(text, specification, len(rows) - 1)
         return rows[random_rows(count, len(rows), SEARCH_SEED, "test-points")]
-    raise UnusableInput(
-        f"--test-points got {specification!r}; expected max-loss[:K], random:K or ids:1,2,3.",
-        remedy="Leave it out for the row of largest loss.",
-    )
+    losses = leave_one_out_losses(dataset, dataset_name, reporter)
+    return rows[largest(losses, count)]
 
 
 def leave_one_out_losses(dataset: Dataset, name: str, reporter: Reporter) -> NDArray[np.float64]:
@@ -122,7 +135,10 @@ def _cache_folder() -> Path:
 def _read_cache(path: Path, rows: int) -> NDArray[np.float64] | None:
     """Return the cached losses, or None where there are none that can be used."""
     try:
-        losses: Sequence[float] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return np.array(losses) if isinstance(losses, list) and len(losses) == rows else None
+    whole = isinstance(values, list) and len(values) == rows
+    if not whole or not all(type(v) is float and math.isfinite(v) for v in values):
+        return None
+    return np.array(values)

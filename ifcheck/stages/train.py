@@ -51,7 +51,8 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
         )
     polished, reasons = _polish(setup, split, networks, finite, reporter)
     live = fit.live if setup.variant.recipe(_recipe(setup)).averaging else None
-    parents = _write_checkpoints(setup, split, out, networks, finite, live)
+    parents = _write_checkpoints(setup, split, out, networks, finite)
+    live_digests = {} if live is None else _write_live(setup, split, out, live, finite)
     arrays = {
         "seeds": np.array(setup.config.train.seeds),
         "train_ids": split.train_ids,
@@ -66,18 +67,17 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
         "parents": parents,
         "data": split.digest,
         "reasons": reasons,
+        "live": live_digests,
         **setup.environment(started),
     }
     return write_artifact(out / "train.npz", "train", arrays, meta)
 
 
-def parameter_count(config: Config) -> int:
-    """Return how many parameters the configured network has, on any split of the data."""
-    setup = make_setup(config)
+def network_layout(setup: Setup) -> Layout:
+    """Return the layout of the configured network's parameters, without making any."""
     split = setup.split(setup.dataset.row_ids[:1])
     with torch.device("meta"):
-        network = setup.spec.build(split.train_inputs.shape[1:], split.classes)
-    return Layout.of(network).size
+        return Layout.of(setup.spec.build(split.train_inputs.shape[1:], split.classes))
 
 
 def as_tensors(split: Split, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -166,31 +166,45 @@ def _polish(
 
 
 def _write_checkpoints(
-    setup: Setup,
-    split: Split,
-    out: Path,
-    networks: list[Network],
-    finite: Tensor,
-    live: Tensor | None,
+    setup: Setup, split: Split, out: Path, networks: list[Network], finite: Tensor
 ) -> dict[str, str]:
     """Write the finite seeds' checkpoints; return their digests by name."""
+    _remove_former(out / CHECKPOINT_FOLDER)
     digests = {}
-    description = {"config": setup.describe("train"), "data": split.digest}
-    for index, seed in enumerate(setup.config.train.seeds):
-        if not finite[index]:
-            continue
-        name = f"seed-{seed:03d}.safetensors"
-        meta = {**description, "seed": seed}
-        path = out / CHECKPOINT_FOLDER / name
-        if live is not None:
-            shell = initialise(
-                setup.spec, split.train_inputs.shape[1:], split.classes, seed, live.dtype
-            ).to(setup.device)
-            load_flat(shell, live[index])
-            write_checkpoint(out / LIVE_FOLDER / name, shell.state_dict(), meta)
+    for index in finite.nonzero().flatten().tolist():
+        path, meta = _place(setup, split, out / CHECKPOINT_FOLDER, index)
         write_checkpoint(path, networks[index].state_dict(), meta)
-        digests[name] = file_digest(path)
+        digests[path.name] = file_digest(path)
     return digests
+
+
+def _write_live(
+    setup: Setup, split: Split, out: Path, live: Tensor, finite: Tensor
+) -> dict[str, str]:
+    """Write the live weights (S, params) behind an average; return their digests by name."""
+    _remove_former(out / LIVE_FOLDER)
+    shape = split.train_inputs.shape[1:]
+    network = initialise(setup.spec, shape, split.classes, 0, live.dtype)
+    digests = {}
+    for index in finite.nonzero().flatten().tolist():
+        path, meta = _place(setup, split, out / LIVE_FOLDER, index)
+        load_flat(network, live[index].cpu())
+        write_checkpoint(path, network.state_dict(), meta)
+        digests[path.name] = file_digest(path)
+    return digests
+
+
+def _place(setup: Setup, split: Split, folder: Path, index: int) -> tuple[Path, dict[str, Any]]:
+    """Return where a seed's file goes and what its header says."""
+    seed = setup.config.train.seeds[index]
+    meta = {"config": setup.describe("train"), "data": split.digest, "seed": seed}
+    return folder / f"seed-{seed:03d}.safetensors", meta
+
+
+def _remove_former(folder: Path) -> None:
+    """Remove the checkpoints of a run that is being replaced: later stages read them all."""
+    for path in folder.glob("seed-*.safetensors"):
+        path.unlink()
 
 
 def _measure(setup: Setup, split: Split, networks: list[Network]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from ifcheck.config import Config
 from ifcheck.errors import Diverged
+from ifcheck.stages import fragility as stage
 from tests.cli.conftest import STUDY
 
 CELLS = [f"iris-mlp-depth1-width{w}-selu-{v}" for w in (4, 5) for v in ("none", "l2")]
@@ -124,8 +125,6 @@ def test_an_output_at_or_below_a_regular_file_is_refused(below, refuse, tmp_path
 def test_ctrl_c_keeps_what_was_finished_and_the_next_run_goes_on(
     study, refuse, succeed, quick, tmp_path, monkeypatch
 ):
-    from ifcheck.stages import fragility as stage
-
     original = stage.train
     calls = []
 
@@ -171,8 +170,6 @@ def test_an_undefined_pair_misses_the_threshold(invoke, quick, tmp_path):
 
 
 def test_a_failed_cell_is_noted_and_the_study_done(succeed, quick, tmp_path, monkeypatch):
-    from ifcheck.stages import fragility as stage
-
     original = stage.train
 
     def failing(config, *arguments):
@@ -188,12 +185,11 @@ def test_a_failed_cell_is_noted_and_the_study_done(succeed, quick, tmp_path, mon
 
 
 def test_a_study_without_a_finished_cell_exits_with_3(refuse, tmp_path):
-    arguments = (*STUDY, "--variant", "l2", "--width", 5, "--set", "train.learning_rate=1e38")
-    result_text = tmp_path / "study"
+    arguments = (*STUDY, "--variant", "l2", "--width", 5, "--set", "train.learning_rate=1.0e+38")
     with pytest.MonkeyPatch.context() as patch:
         # The note about the cell comes before the one error; it is tested above.
         patch.setattr("ifcheck.cli.terminal.show_note", lambda _: None)
-        message = refuse(*arguments, "--out", result_text, code=3)
+        message = refuse(*arguments, "--out", tmp_path / "study", code=3)
     assert "no cell could be finished" in message
     assert (tmp_path / "study" / "results.csv").is_file()
 

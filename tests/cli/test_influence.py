@@ -57,7 +57,8 @@ def test_an_own_model_is_described_by_flags(run_folder, own_model, succeed, tmp_
 
 
 def test_an_own_model_that_does_not_fit_is_refused(own_model, refuse, tmp_path):
-    message = refuse("influence", own_model, "--width", 8, "--out", tmp_path / "scores.npz")
+    flags = ("--width", 8, "--test-points", "ids:83", "--out", tmp_path / "scores.npz")
+    message = refuse("influence", own_model, *flags)
     assert "model.pt does not fit mlp" in message
     assert "expected (8" in message or "expected (3, 8)" in message
     assert "--width" in message

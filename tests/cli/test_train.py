@@ -4,6 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
+
+from ifcheck.models import initialise
+from ifcheck.stages import train as stage
 
 TINY = ("--seeds", "2", "--epochs", "5", "--test-points", "ids:83")
 
@@ -60,11 +64,6 @@ def test_json_holds_the_arrays_of_the_file(succeed, tmp_path):
 
 
 def test_a_diverged_seed_is_null_in_json(succeed, tmp_path, monkeypatch):
-    import torch
-
-    from ifcheck.models import initialise
-    from ifcheck.stages import train as stage
-
     def build(spec, shape, classes, seed, dtype):
         network = initialise(spec, shape, classes, seed, dtype)
         if seed == 1:
@@ -80,8 +79,8 @@ def test_a_diverged_seed_is_null_in_json(succeed, tmp_path, monkeypatch):
 
 
 def test_training_that_diverges_altogether_exits_with_3(refuse, tmp_path):
-    arguments = ("--set", "train.learning_rate=1e38", "--out", tmp_path / "run")
-    message = refuse("train", "--seeds", 2, "--epochs", 30, *arguments, code=3)
+    arguments = ("--epochs", 30, "--set", "train.learning_rate=1.0e+38", "--out", tmp_path / "run")
+    message = refuse("train", *TINY, *arguments, code=3)
     assert "all 2 seeds turned non-finite in training" in message
     assert "learning_rate" in message
 
@@ -117,7 +116,7 @@ def test_a_refused_polish_is_a_note_and_no_failure(succeed, tmp_path):
     ],
 )
 def test_unusable_values_are_refused(option, value, message, refuse, tmp_path):
-    assert message in refuse("train", option, value, "--out", tmp_path / "run")
+    assert message in refuse("train", *TINY, option, value, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -139,7 +139,7 @@ def test_probe_losses_are_the_same_bits_in_any_company(dtype, probes, head):
 def test_a_model_larger_than_the_budget_has_the_same_bits_on_two_threads(
     monkeypatch, dtype, depth, width
 ):
-    """Alone it keeps torch's threads within its operations; in company it runs on one."""
+    """Threads within its operations would round at their seams, which company does not have."""
     task = mlp_task(1, depth=depth, width=width, dtype=dtype)
     monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
     recipe = replace(RECIPE, epochs=5)

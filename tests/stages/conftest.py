@@ -4,7 +4,6 @@ Four networks a variant (seeds 0 to 3), 60 epochs, two test points. The readers 
 safetensors, numpy, scikit-learn and the sequential loop: nothing that a stage itself uses.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -252,17 +251,6 @@ def user_model(runs, state_of, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("own") / "model.pt"
     torch.save(state_of(runs("l2") / "checkpoints" / "seed-000.safetensors"), path)
     return path
-
-
-@pytest.fixture(scope="session")
-def replaced() -> Callable[..., Config]:
-    """Return a helper that replaces values of one section of a configuration."""
-
-    def replace(config: Config, section: str, **values: Any) -> Config:
-        part = dataclasses.replace(getattr(config, section), **values)
-        return dataclasses.replace(config, **{section: part})
-
-    return replace
 
 
 class RecordingReporter:

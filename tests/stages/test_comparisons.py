@@ -46,14 +46,21 @@ def table():
     return values, rows
 
 
+@pytest.fixture
+def compare(monkeypatch):
+    """The comparison without Tukey's, which takes a second and is tested on its own."""
+    monkeypatch.setattr("ifcheck.stages.comparisons.tukey", lambda _: [])
+    return compare_cells
+
+
 def find(tests, **wanted):
     (found,) = [t for t in tests if all(t.get(k) == v for k, v in wanted.items())]
     return found
 
 
-def test_sizes_are_compared_within_each_variant(table):
+def test_sizes_are_compared_within_each_variant(table, compare):
     values, rows = table
-    tests = compare_cells(rows)
+    tests = compare(rows)
     for variant in ("none", "swa", "l2"):
         where = {"across": "width", "within": f"variant {variant}, depth 1"}
         samples = [values[width, variant][0] for width in (5, 8)]
@@ -66,9 +73,9 @@ def test_sizes_are_compared_within_each_variant(table):
             assert {k: found[k] for k in PAIR} == PAIR
 
 
-def test_variants_are_compared_within_each_size_also_seed_by_seed(table):
+def test_variants_are_compared_within_each_size_also_seed_by_seed(table, compare):
     values, rows = table
-    tests = compare_cells(rows)
+    tests = compare(rows)
     for width in (5, 8):
         where = {"across": "variant", "within": f"depth 1, width {width}"}
         samples = [values[width, variant][1] for variant in ("none", "swa", "l2")]
@@ -97,29 +104,29 @@ def test_every_two_variants_are_compared_by_tukey(table):
         assert found["high"] == pytest.approx(interval.high[i, j])
 
 
-def test_agreement_is_linked_to_curvature_within_each_cell(table):
+def test_agreement_is_linked_to_curvature_within_each_cell(table, compare):
     values, rows = table
-    tests = compare_cells(rows)
+    tests = compare(rows)
     for (width, variant), (size, top) in values.items():
         found = find(tests, across="seeds", within=f"w{width}-{variant}")
         assert found["quantity"] == "|Spearman| with top eigenvalue"
         assert found["statistic"] == pytest.approx(stats.spearmanr(size, top).statistic)
 
 
-def test_test_points_of_one_seed_count_once(table):
+def test_test_points_of_one_seed_count_once(table, compare):
     """Two test points are no two independent seeds: their mean is one value."""
     rows = [r for r in table[1] if r["variant"] == "none"]
     doubled = rows + [{**r, "test_id": 7, "spearman": r["spearman"] / 2} for r in rows]
     where = {"quantity": "|Spearman|", "test": "one-way ANOVA", "across": "width"}
-    once, twice = (find(compare_cells(part), **where) for part in (rows, doubled))
+    once, twice = (find(compare(part), **where) for part in (rows, doubled))
     assert json.loads(twice["groups"]) == {"5": SEEDS, "8": SEEDS}
     assert twice["p_value"] == pytest.approx(once["p_value"])
 
 
-def test_estimators_and_truths_are_compared_apart(table):
+def test_estimators_and_truths_are_compared_apart(table, compare):
     _, rows = table
     other = [{**r, "estimator": "paper", "spearman": 0.5} for r in rows]
-    tests = compare_cells(rows + other)
+    tests = compare(rows + other)
     sizes = [t for t in tests if t["across"] == "width" and t["test"] == "one-way ANOVA"]
     named = {t["estimator"] for t in sizes if t["quantity"] == "|Spearman|"}
     assert named == {"objective", "paper"}
@@ -129,16 +136,16 @@ def test_estimators_and_truths_are_compared_apart(table):
     assert len(curvature) == 3  # once for each variant, whatever the estimators
 
 
-def test_rows_that_failed_are_left_out(table):
+def test_rows_that_failed_are_left_out(table, compare):
     rows = [r for r in table[1] if r["width"] == 5]
     failed = [
         {"cell": "w9-none", "depth": 1, "width": 9, "variant": "none", "status": "failed: no"},
         row(5, "none", 99, math.nan, math.nan, status="failed: training turned non-finite"),
     ]
-    assert repr(compare_cells(rows + failed)) == repr(compare_cells(rows))
+    assert repr(compare(rows + failed)) == repr(compare(rows))
 
 
-def test_curvature_is_compared_also_where_the_truth_was_refused(table):
+def test_curvature_is_compared_also_where_the_truth_was_refused(table, compare):
     """Without weight decay newton has no answer, but the Hessian has its eigenvalue."""
     values, rows = table
     refused = [
@@ -148,7 +155,7 @@ def test_curvature_is_compared_also_where_the_truth_was_refused(table):
         for r in rows
     ]
     found = find(
-        compare_cells(refused),
+        compare(refused),
         quantity="top eigenvalue",
         test="one-way ANOVA",
         within="depth 1, width 5",
@@ -158,11 +165,11 @@ def test_curvature_is_compared_also_where_the_truth_was_refused(table):
     assert found["p_value"] == pytest.approx(expected.pvalue)
 
 
-def test_an_undefined_seed_is_left_out_of_its_group(table):
+def test_an_undefined_seed_is_left_out_of_its_group(table, compare):
     values, rows = table
     rows[0] = {**rows[0], "spearman": math.nan}
     found = find(
-        compare_cells(rows),
+        compare(rows),
         quantity="|Spearman|",
         test="one-way ANOVA",
         within="variant none, depth 1",
@@ -172,21 +179,21 @@ def test_an_undefined_seed_is_left_out_of_its_group(table):
     assert found["p_value"] == pytest.approx(expected.pvalue)
 
 
-def test_two_variants_are_too_few_for_friedman(table):
+def test_two_variants_are_too_few_for_friedman(table, compare):
     _, rows = table
-    tests = compare_cells([r for r in rows if r["variant"] != "swa"])
+    tests = compare([r for r in rows if r["variant"] != "swa"])
     assert "Friedman" not in {t["test"] for t in tests}
     assert "one-way ANOVA" in {t["test"] for t in tests}
 
 
-def test_one_cell_has_nothing_to_compare_but_its_seeds(table):
+def test_one_cell_has_nothing_to_compare_but_its_seeds(table, compare):
     _, rows = table
-    tests = compare_cells([r for r in rows if r["cell"] == "w5-l2"])
+    tests = compare([r for r in rows if r["cell"] == "w5-l2"])
     assert [t["across"] for t in tests] == ["seeds"]
 
 
-def test_no_rows_give_no_tests():
-    assert compare_cells([]) == []
+def test_no_rows_give_no_tests(compare):
+    assert compare([]) == []
 
 
 def test_every_field_has_its_column(table):
@@ -194,9 +201,9 @@ def test_every_field_has_its_column(table):
         assert set(test) <= set(COLUMNS)
 
 
-def test_an_undefined_test_says_why(table):
+def test_an_undefined_test_says_why(table, compare):
     _, rows = table
     one = [r for r in rows if r["seed"] == 0]
-    for test in compare_cells(one):
+    for test in compare(one):
         assert math.isnan(test["p_value"])
         assert test["reason"]

@@ -9,7 +9,8 @@ from torch.nn import functional
 from ifcheck.errors import Diverged, UnknownName, UnusableInput
 from ifcheck.models import initialise
 from ifcheck.stages import train as stage
-from ifcheck.stages.train import parameter_count, train
+from ifcheck.stages.setup import make_setup
+from ifcheck.stages.train import network_layout, train
 from tests.benchmarks import sequential_loop as loop
 
 TRAIN_SECTIONS = {"data", "network", "variant", "train"}
@@ -306,7 +307,10 @@ def test_unusable_values_are_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(("depth", "width", "count"), [(1, 5, 43), (3, 5, 103), (1, 50, 403)])
 def test_parameters_are_counted(depth, width, count, tiny):
-    assert parameter_count(tiny({"network.depth": depth, "network.width": width})) == count
+    assert (
+        network_layout(make_setup(tiny({"network.depth": depth, "network.width": width}))).size
+        == count
+    )
 
 
 def test_progress_reaches_the_announced_total(tiny, tmp_path, recording_reporter):

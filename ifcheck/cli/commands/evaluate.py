@@ -37,8 +37,10 @@ def evaluate(
     from ifcheck.stages.tables import plain
 
     if session.dry_run:
-        pairs = len(influence) * len(retrain)
-        terminal.show_note(f"would compare {pairs} pairs of files; takes seconds.")
+        from ifcheck.cli.plans import show_plan
+        from ifcheck.stages.estimate import estimate_evaluation
+
+        show_plan(session, estimate_evaluation(config, influence, retrain))
         return
     if out is not None:
         require_free(out, force)

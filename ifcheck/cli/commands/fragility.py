@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,18 @@ from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 from ifcheck.errors import EXIT_BELOW_THRESHOLD
 
 SWEPT = ("depth", "width")
+STUDY_KEYS = {
+    **{name: key for name, key in DESCRIPTION_KEYS.items() if name not in (*SWEPT, "variant")},
+    "variant": "study.variants",
+    "estimators": "study.estimators",
+    "truths": "study.truths",
+    "seeds": "train.seeds",
+    "epochs": "train.epochs",
+    "polish": "train.polish",
+    "removals": "retrain.removals",
+    "retrain_epochs": "retrain.epochs",
+    "min_spearman": "evaluate.min_spearman",
+}
 
 
 def fragility(
@@ -46,21 +58,7 @@ def fragility(
 
     Example: `ifcheck fragility --dataset iris --width 5 --seeds 50 --out study/`
     """
-    described = {k: v for k, v in dotted(locals(), DESCRIPTION_KEYS).items() if "depth" not in k}
-    described = {k: v for k, v in described.items() if k not in ("network.width", "variant.name")}
-    flags: dict[str, Any] = {
-        **described,
-        "study.sizes": _sizes(depth, width),
-        "study.variants": variant,
-        "study.estimators": estimators,
-        "study.truths": truths,
-        "train.seeds": seeds,
-        "train.epochs": epochs,
-        "train.polish": polish,
-        "retrain.removals": removals,
-        "retrain.epochs": retrain_epochs,
-        "evaluate.min_spearman": min_spearman,
-    }
+    flags = {**dotted(locals(), STUDY_KEYS), "study.sizes": _sizes(depth, width)}
     config = session.configure(flags)
     from ifcheck.cli.summaries import misses_threshold
     from ifcheck.cli.tables import show_study

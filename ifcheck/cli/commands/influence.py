@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifcheck.cli import options, terminal
 from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
+
+if TYPE_CHECKING:
+    from ifcheck.artifacts import Artifact
 
 INFLUENCE_KEYS = {
     name: f"influence.{name}"
@@ -44,7 +47,7 @@ def influence(
     flags = {**dotted(locals(), DESCRIPTION_KEYS), **dotted(locals(), INFLUENCE_KEYS)}
     config = session.configure(flags)
     from ifcheck.artifacts import require_free
-    from ifcheck.cli.summaries import artifact_record, default_out, extreme, worst
+    from ifcheck.cli.summaries import default_out
     from ifcheck.stages.influence import influence as run_stage
 
     if session.dry_run:
@@ -57,6 +60,12 @@ def influence(
     require_free(target, force)
     with terminal.live_progress() as reporter:
         artifact = run_stage(config, sources, target, reporter, session.explicit(flags))
+    _show(session, artifact)
+
+
+def _show(session: Session, artifact: Artifact) -> None:
+    from ifcheck.cli.summaries import artifact_record, extreme, worst
+
     if session.json:
         terminal.show_json(artifact_record(artifact))
         return

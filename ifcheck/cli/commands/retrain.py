@@ -66,7 +66,7 @@ def retrain(
         from ifcheck.cli.plans import show_plan
         from ifcheck.stages.estimate import estimate_retraining
 
-        show_plan(session, estimate_retraining(config, sources))
+        show_plan(session, estimate_retraining(config, sources, influence))
         return
     target = out or default_out(sources, f"retrain-{config.retrain.truth}.npz")
     require_free(target, force)

@@ -1,0 +1,87 @@
+"""configs/*.yaml: each runs at tiny size, says what it means, and repeats no default."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ifcheck.config import Config, flatten, load_config
+from ifcheck.stages.cells import cells_of
+from ifcheck.stages.fragility import fragility
+from tests.benchmarks import sequential_loop as loop
+
+FOLDER = Path(__file__).parent.parent / "configs"
+FILES = sorted(FOLDER.glob("*.yaml"))
+TINY = (
+    "study.sizes=[{depth: 1, width: 5}]",
+    "train.seeds=2",
+    "train.epochs=20",
+    "retrain.epochs=10",
+    "retrain.removals=top-loss:2",
+    "evaluate.bootstrap_samples=0",
+    "data.test_points=ids:83",
+)
+SIZES = {(depth, 5) for depth in range(1, 9)} | {(1, w) for w in (5, 8, 14, 20, 30, 40, 50)}
+
+
+def test_the_configurations_are_found():
+    assert {file.name for file in FILES} >= {"iris.yaml", "iris-authors.yaml"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_configuration_runs_through_at_tiny_size(file, tmp_path, monkeypatch):
+    monkeypatch.setattr("ifcheck.stages.comparisons.tukey", lambda _: [])  # seconds, tested apart
+    config = load_config(file, assignments=TINY)
+    with loop.one_thread():
+        study = fragility(config, tmp_path / "study")
+    variants = config.study.variants or ("none", "swa", "l2", "l2-swa")
+    pairs = [
+        (variant, estimator, *((truth + ":head").split(":")[:2]))
+        for variant in variants
+        for estimator in config.study.estimators
+        for truth in config.study.truths
+    ]
+    names = ("variant", "estimator", "truth", "retrain_params")
+    found = [tuple(row[name] for name in names) for row in study.summaries]
+    assert found == pairs
+    assert not [row for row in study.results if str(row["status"]).startswith("failed")]
+    assert (study.out / "figures" / "figure-3-top-eigenvalue.png").is_file()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_configuration_states_only_departures_from_the_defaults(file):
+    stated = dict(flatten(yaml.safe_load(file.read_text())))
+    defaults = dict(flatten(Config().to_dict()))
+    assert stated
+    assert not {key for key, value in stated.items() if defaults.get(key) == value}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_configuration_begins_with_what_it_is(file):
+    assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", ["iris", "iris-authors"])
+def test_the_iris_studies_have_fourteen_sizes_of_four_variants(name):
+    cells = cells_of(load_config(FOLDER / f"{name}.yaml"))
+    found = [(c.options["depth"], c.options["width"], c.config.variant.name) for c in cells]
+    assert len(SIZES) == 14
+    assert set(found) == {(*size, v) for size in SIZES for v in ("none", "swa", "l2", "l2-swa")}
+    assert len(found) == 56
+
+
+def test_the_papers_study_is_that_of_its_text():
+    config = load_config(FOLDER / "iris.yaml")
+    assert (len(config.train.seeds), config.train.epochs) == (50, 60_000)
+    assert (config.train.learning_rate, config.train.patience) == (1e-3, 100)
+    assert (config.retrain.removals, config.retrain.epochs) == ("top-loss:40", 7_500)
+    assert (config.retrain.params, config.retrain.swa_restart) == ("head", "average")
+    assert config.data.test_points == "max-loss"
+
+
+def test_the_authors_study_is_that_of_their_released_files():
+    config = load_config(FOLDER / "iris-authors.yaml")
+    assert config.retrain.removals == "top-loss:25"
+    assert config.retrain.swa_restart == "live"
+    assert config.study.estimators == ("authors",)
+    assert config.study.truths == ("warm:all",)

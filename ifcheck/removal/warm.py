@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck.engines import Fit, Progress, Task, assess, select_engine, silent
-from ifcheck.params import Layout, stack_modules
+from ifcheck.errors import UnusableInput
+from ifcheck.params import stack_modules
 from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
 
 # Measured on Iris (depth 1, width 5, l2, 50 seeds, 40 removals): runs that end below it are
@@ -35,12 +36,18 @@ class Warm:
 
 
 def _head_task(problem: RemovalProblem) -> Task:
-    """Heads on features that are computed once: everything below the head stays fixed."""
+    """Heads on features that are computed once: everything below the head stays fixed.
+
+    Raises: UnusableInput for a restart from live weights, whose body is another one.
+    """
+    if problem.live is not None:
+        raise UnusableInput(
+            "--swa-restart live starts the whole network from its live weights; with --params "
+            "head the live head would stand on the averaged body.",
+            remedy="Add --params all, or restart from the average.",
+        )
     heads = [network.head for network in problem.networks]
     start = stack_modules(heads)
-    if problem.live is not None:
-        positions = Layout.of(problem.networks[0]).positions("head")
-        start = problem.live[:, positions.to(problem.live.device)].to(start)
     with torch.no_grad():
         features = torch.stack([n.features(problem.train[0]) for n in problem.networks])
         test_features = torch.stack([n.features(problem.test[0]) for n in problem.networks])

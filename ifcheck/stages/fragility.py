@@ -69,7 +69,7 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
         progress(1)
     if not finished:
         raise RunFailed(
-            f"no cell could be finished; the first: {study.summaries[0]['reason']}.",
+            f"no cell could be finished; the first: {study.summaries[0]['reason']}",
             remedy=f"See {out / 'results.csv'}.",
         )
     study.tests.extend(comparisons.compare_cells(study.results))

@@ -142,11 +142,10 @@ def test_without_weight_decay(make_problem, params):
     assert truth.reasons == ()
 
 
-@pytest.mark.parametrize("params", ["head", "all"])
-def test_live_restart_averages_again(make_problem, params):
+def test_live_restart_averages_again(make_problem):
     averaging = Averaging(loop.AVERAGING_START * EPOCHS, int(loop.ANNEALING_SHARE * EPOCHS))
     recipe = Recipe(EPOCHS, learning_rate=1e-2, averaging=averaging, record_every=100)
-    problem = make_problem(params=params, recipe=recipe)
+    problem = make_problem(params="all", recipe=recipe)
     live = torch.stack([flat_of(network) for network in problem.networks])
     generator = torch.Generator().manual_seed(4)
     noise = torch.randn(live.shape, generator=generator, dtype=torch.float64)

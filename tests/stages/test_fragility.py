@@ -384,12 +384,13 @@ def test_a_damaged_checkpoint_is_trained_again(copied, finished, config, no_pict
 
 def test_lost_live_weights_are_made_again_where_they_are_needed(tiny, tmp_path, no_pictures):
     flags = {"study.variants": "swa", "train.seeds": 2, "retrain.swa_restart": "live"}
+    flags["study.truths"] = "warm:all"
     out = tmp_path / "study"
     fragility(tiny(flags), out)
     expected = without_seconds(out / "results.csv")
     (cell,) = (out / "cells").iterdir()
     (cell / "live" / "seed-001.safetensors").unlink()
-    (cell / "retrain-warm.npz").unlink()
+    (cell / "retrain-warm-all.npz").unlink()
     fragility(tiny(flags), out)
     assert without_seconds(out / "results.csv") == expected
 

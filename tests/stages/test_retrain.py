@@ -397,8 +397,17 @@ def test_restarting_live_without_live_weights_is_refused(tiny, runs, tmp_path):
     folder = tmp_path / "run"
     train(tiny({"variant.name": "swa", "train.epochs": 10}), folder)
     (folder / "live" / "seed-002.safetensors").unlink()
+    flags = {"retrain.swa_restart": "live", "retrain.params": "all"}
     with pytest.raises(ArtifactUnreadable, match=r"--swa-restart live needs .*seed-002"):
+        retrain(tiny(flags), [folder], tmp_path / "truth.npz")
+
+
+def test_a_live_head_does_not_stand_on_an_averaged_body(tiny, tmp_path):
+    folder = tmp_path / "run"
+    train(tiny({"variant.name": "swa", "train.epochs": 10}), folder)
+    with pytest.raises(UnusableInput, match="averaged body") as caught:
         retrain(tiny({"retrain.swa_restart": "live"}), [folder], tmp_path / "truth.npz")
+    assert "--params all" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ifcheck.engines.base import (
     silent,
 )
 from ifcheck.engines.batched import Assessment, assess
+from ifcheck.engines.threads import threads_for
 
 __all__ = [
     "ENGINES",
@@ -25,4 +26,5 @@ __all__ = [
     "assess",
     "select_engine",
     "silent",
+    "threads_for",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -16,6 +15,7 @@ from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, Task, silent
 from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
 from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
 from ifcheck.engines.padding import pad_rows
+from ifcheck.engines.threads import torch_threads
 from ifcheck.models import MLP
 from ifcheck.objective import Objective
 
@@ -161,7 +161,7 @@ def _fit_in_chunks(
         schedule = schedule_for(recipe, part.models, part.parameters.device)
         return descend(part, kernel(part), recipe, schedule, report)
 
-    with _torch_threads(1):
+    with torch_threads(1):
         if threads == 1:
             return _join([run(part) for part in parts])
         with ThreadPoolExecutor(threads) as pool:
@@ -211,13 +211,3 @@ def _join(fits: list[Fit]) -> Fit:
         if first.probe_losses is None
         else torch.cat([fit.probe_losses for fit in fits if fit.probe_losses is not None]),
     )
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

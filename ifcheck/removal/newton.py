@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature import head
-from ifcheck.engines import Progress, silent
+from ifcheck.engines import Progress, silent, threads_for
 from ifcheck.models import Network
 from ifcheck.objective import uniform_weights, weighted_mean
 from ifcheck.params import Layout
@@ -18,6 +18,7 @@ from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
 GRADIENT_TOLERANCE = 1e-10  # of |grad|; float64 reaches about 1e-15 on problems of this scale
 MAX_STEPS = 100  # strictly convex and smooth: a handful suffices, more means something is wrong
 MAX_HALVINGS = 30  # a step shorter than 1e-9 of Newton's is rounding, not descent
+WORK_PER_ROW = 64  # values per row and removal that a step handles at once, about
 ARMIJO = 1e-4  # share of the predicted decrease that a step must reach (Nocedal & Wright 2006)
 
 
@@ -129,6 +130,10 @@ class Newton:
         reason = self._refusal(problem)
         if reason is not None:
             return _nothing(problem, reason)
+        with threads_for(problem.removed.shape[1] * problem.row_weights.shape[-1] * WORK_PER_ROW):
+            return self._solve(problem, progress)
+
+    def _solve(self, problem: RemovalProblem, progress: Progress) -> Truth:
         weights = problem.row_weights
         losses, norms, converged = [], [], []
         for network, row_weights in zip(problem.networks, weights, strict=True):

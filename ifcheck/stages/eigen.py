@@ -12,6 +12,7 @@ import torch
 
 from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
+from ifcheck.engines import threads_for
 from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import load_run
@@ -35,18 +36,19 @@ def eigen(
     train = run.tensors()["train"]
     progress = reporter.step(f"eigenvalues ({config.eigen.method})", len(run.seeds))
     found = []
-    for seed, network in zip(run.seeds, run.networks, strict=True):
-        found.append(
-            method.eigenvalues(
-                network,
-                run.setup.objective,
-                train,
-                with_regulariser=config.eigen.hessian == "objective",
-                top=config.eigen.top,
-                seed=int(seed),
+    with threads_for(run.elements):
+        for seed, network in zip(run.seeds, run.networks, strict=True):
+            found.append(
+                method.eigenvalues(
+                    network,
+                    run.setup.objective,
+                    train,
+                    with_regulariser=config.eigen.hessian == "objective",
+                    top=config.eigen.top,
+                    seed=int(seed),
+                )
             )
-        )
-        progress(1)
+            progress(1)
     arrays = {
         "seeds": run.seeds,
         "values": torch.stack([e.values for e in found]).cpu().numpy(),

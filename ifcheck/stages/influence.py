@@ -13,6 +13,7 @@ import torch
 from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
 from ifcheck.curvature.local import local_model
+from ifcheck.engines import threads_for
 from ifcheck.scores import Scores, influence_scores
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
@@ -32,7 +33,8 @@ def influence(
     started = time.perf_counter()
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
-    scores = _score(run, reporter)
+    with threads_for(run.elements):
+        scores = _score(run, reporter)
     spectra = [score.spectrum for score in scores]
     arrays = {
         "seeds": run.seeds,

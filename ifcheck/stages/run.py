@@ -54,6 +54,11 @@ class Run:
         names = [path.name if unique else path.as_posix() for path in paths]
         return {n: c.digest for n, c in zip(names, self.checkpoints, strict=True)}
 
+    @property
+    def elements(self) -> int:
+        """Elements of the largest tensor of work on one network, about: rows times parameters."""
+        return len(self.split.train_ids) * Layout.of(self.networks[0]).size
+
     def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, tuple[Tensor, Tensor]]:
         """Return (inputs, targets) under "train" and "test"."""
         return as_tensors(self.split, dtype, self.setup.device)

@@ -19,7 +19,7 @@ from ifcheck.engines.threads import torch_threads
 from ifcheck.models import MLP
 from ifcheck.objective import Objective
 
-CHUNK_BYTES = 1 << 20  # widest activation of a chunk: what a core's second-level cache holds
+CHUNK_BYTES = 4 << 20  # widest activation of a chunk: large beside the cost of an operation
 CUDA_CHUNK_BYTES = 1 << 30  # a GPU wants work to be large; about ten such buffers are alive
 PROGRESS_EVERY = 250  # epochs between two reports
 
@@ -182,7 +182,7 @@ def _failed_first(futures: list[Future[Fit]]) -> list[Future[Fit]]:
 
 def _activation_bytes(task: Task) -> int:
     """Return the size of the widest activation of all models together."""
-    widest = max(max(parameter.shape, default=1) for parameter in task.network.parameters())
+    widest = max(p.shape[0] if p.dim() else 1 for p in task.network.parameters())
     return task.models * widest * task.inputs.shape[1] * task.parameters.element_size()
 
 

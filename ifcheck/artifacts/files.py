@@ -105,4 +105,4 @@ def find_checkpoints(sources: Sequence[Path]) -> list[Path]:
             f"no checkpoints in {', '.join(map(str, sources))}.",
             remedy="Run `ifcheck train … --out run/` first, or name the files.",
         )
-    return found
+    return list(dict.fromkeys(found))  # a run that is named twice counts once

@@ -19,8 +19,6 @@ class ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise  # not errors: a command that is done
         except KeyboardInterrupt:
             terminal.show_error("interrupted.", "Finished files are kept.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -30,7 +28,9 @@ class ErrorBoundary(TyperGroup):
         except (MemoryError, OSError) as error:
             terminal.show_error(f"{type(error).__name__}: {error}", "Finished files are kept.")
             raise typer.Exit(EXIT_FAILED_WHILE_RUNNING) from None
-        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        except Exception as error:
+            if type(error).__module__.split(".")[0] == "typer":
+                raise  # a command that is done, or usage that typer explains itself
             first_line = next(iter(str(error).splitlines()), "")
             terminal.show_error(
                 f"unexpected {type(error).__name__}: {first_line}",

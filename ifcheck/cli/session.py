@@ -58,9 +58,11 @@ class Session:
         return config
 
     def explicit(self, flags: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the dotted keys that were given as flags."""
-        given = {**self.flags, **flags}
-        return {key: value for key, value in given.items() if value is not None}
+        """Return, under dotted keys, what was given by flag, file or --set."""
+        from ifcheck.config import config_from_dict, given_values, merge_settings
+
+        settings = merge_settings(self.config_file, {**self.flags, **flags}, self.assignments)
+        return given_values(config_from_dict(settings), settings)
 
     def _print(self, config: Config) -> None:
         import yaml

@@ -12,7 +12,6 @@ from ifcheck.stages.fragility import Study
 Row = Mapping[str, Any]
 
 DISAGREEMENT_SHOWN = 0.05  # power iteration off by more than this is marked in the table
-ALPHA = 0.05
 
 
 def show_agreement(summaries: Sequence[Row]) -> None:
@@ -55,7 +54,7 @@ def _pair_name(summary: Row) -> str:
 def _show_remarks(name: str, summary: Row) -> None:
     if summary["reason"]:
         terminal.show_note(f"{name}: {summary['reason']}")
-    elif "both" not in summary["normalisation"]:
+    elif summary["predicted_normalisation"] != summary["true_normalisation"]:
         terminal.show_note(f"{name}: {summary['normalisation']}")
 
 
@@ -161,7 +160,7 @@ def _show_tests(tests: Sequence[Row]) -> None:
     if rows:
         columns = ["quantity", "across", "test", "p", "effect"]
         terminal.show_table(
-            f"do sizes or variants differ? (effect: eta squared, Kendall's W; alpha {ALPHA})",
+            "do sizes or variants differ? (effect: eta squared, Kendall's W)",
             columns,
             rows,
         )

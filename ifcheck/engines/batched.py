@@ -126,12 +126,13 @@ def assess(task: Task, parameters: Tensor) -> Assessment:
     probes = 0 if task.probe_targets is None else len(task.probe_targets)
     structured = TorchEngine().supports(task.network, task.objective)
     losses, norms = [], []
-    for part in _chunks(pad_rows(task) if structured else task):
-        kernel = STRUCTURED[type(task.network)](part) if structured else GenericKernel(part)
-        losses.append(kernel.probe()[:, :probes])
-        gradient = kernel.differentiate()[1]
-        gradient.add_(kernel.parameters, alpha=task.objective.weight_decay)
-        norms.append(gradient.norm(dim=-1))
+    with torch_threads(1):
+        for part in _chunks(pad_rows(task) if structured else task):
+            kernel = STRUCTURED[type(task.network)](part) if structured else GenericKernel(part)
+            losses.append(kernel.probe()[:, :probes])
+            gradient = kernel.differentiate()[1]
+            gradient.add_(kernel.parameters, alpha=task.objective.weight_decay)
+            norms.append(gradient.norm(dim=-1))
     return Assessment(torch.cat(losses), torch.cat(norms))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from ifcheck.engines import Engine, Progress, Recipe, silent
+from ifcheck.engines import Progress, Recipe, silent
 from ifcheck.models import Network
 from ifcheck.objective import Objective, weights_without
 from ifcheck.registry import Registry
@@ -27,7 +27,7 @@ class RemovalProblem:
     live: Tensor | None  # (S, params) live weights of an averaged training, to restart from
     objective: Objective
     recipe: Recipe
-    engine: Engine | None  # None: the first engine that supports the moved part
+    engine: str  # by name; "auto": the first one that can train what moves
     params: str  # "head" or "all": what retraining moves
     normalisation: str  # "n-1" or "n"
     removed: Tensor  # (S, K) positions of the removed training rows
@@ -51,12 +51,16 @@ class Truth:
     converged: Tensor  # (S, K) bool
     gradient_norm: Tensor  # (S, K + 1) of the retraining objective at the end; null run first
     reasons: tuple[str, ...] = field(default=())  # why a removal was refused, if any was
+    engine: str = "torch"  # that did the work
+    dtype: str = "float64"  # of the parameters that moved
     trajectory_epochs: Tensor | None = None  # (E,)
     trajectory: Tensor | None = None  # (S, T, K, E)
 
 
 class TruthMethod(Protocol):
     """An entry of `TRUTHS`: a frozen dataclass whose fields are the way's options."""
+
+    has_trajectory: ClassVar[bool]  # whether losses can be recorded along the way
 
     def cost(self, problem: RemovalProblem) -> int:
         """Return the number of progress units that `remove` will report."""

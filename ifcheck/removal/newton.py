@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -122,6 +123,8 @@ class Newton:
     Needs weight decay: without it the problem is refused, with the reason, and the losses
     are nan. Moves the head alone.
     """
+
+    has_trajectory: ClassVar[bool] = False
 
     def cost(self, problem: RemovalProblem) -> int:
         return len(problem.networks)

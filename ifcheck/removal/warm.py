@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +23,17 @@ STATIONARY_GRADIENT = 1e-5
 class Warm:
     """Continue from the optimum without the row, with a fresh optimiser (the paper's way)."""
 
+    has_trajectory: ClassVar[bool] = True
+
     def cost(self, problem: RemovalProblem) -> int:
         networks, removals = problem.removed.shape
         return networks * (removals + 1) * problem.recipe.epochs
 
     def remove(self, problem: RemovalProblem, progress: Progress = silent) -> Truth:
         task = _head_task(problem) if problem.params == "head" else _whole_task(problem)
-        engine = problem.engine
-        if engine is None or not engine.supports(task.network, task.objective):
-            engine = select_engine("auto", task.network, task.objective)[1]
+        name, engine = select_engine(problem.engine, task.network, task.objective)
         fit = engine.fit(task, problem.recipe, progress)
-        return _truth(problem, task, fit)
+        return replace(_truth(problem, task, fit), engine=name)
 
 
 def _head_task(problem: RemovalProblem) -> Task:
@@ -95,6 +96,7 @@ def _truth(problem: RemovalProblem, task: Task, fit: Fit) -> Truth:
         null_loss_after=null_loss_after,
         converged=(norms <= STATIONARY_GRADIENT)[:, 1:],
         gradient_norm=norms,
+        dtype=str(task.parameters.dtype).removeprefix("torch."),
         trajectory_epochs=epochs,
         trajectory=trajectory,
     )

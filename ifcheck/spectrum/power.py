@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pyhessian
@@ -62,7 +63,8 @@ class PowerIteration:
             return loss
 
         devices = [inputs.device] if inputs.is_cuda else []
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        current = torch.cuda.device(inputs.device) if inputs.is_cuda else nullcontext()
+        with current, torch.random.fork_rng(devices=devices), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
             torch.manual_seed(provenance.named_seed(seed, "power"))
             operator = pyhessian.hessian(
@@ -76,7 +78,7 @@ class PowerIteration:
         order = sorted(range(top), key=lambda index: -abs(values[index]))
         return Eigenvalues(
             values=torch.tensor([values[index] for index in order], dtype=torch.float64),
-            rel_residual=torch.tensor([residuals[index] for index in order]).double(),
+            rel_residual=torch.tensor([residuals[index] for index in order], dtype=torch.float64),
             smallest=math.nan,
             largest=math.nan,
         )

@@ -21,7 +21,6 @@ class Cell:
     id: str  # spells the parameters; the name of the cell's folder
     config: Config
     options: dict[str, Any]  # of the network, defaults spelled out
-    variant_options: dict[str, Any]  # likewise
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -95,5 +94,4 @@ def _cell(config: Config, options: Mapping[str, Any], variant: str) -> Cell:
             config, network=Choice(network, dict(options)), variant=Choice(variant, own)
         ),
         options=spelled,
-        variant_options=VARIANTS.options(variant) | own,
     )

@@ -16,8 +16,10 @@ from ifcheck.engines import threads_for
 from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import load_run
+from ifcheck.stages.stage import stage
 
 
+@stage
 def eigen(
     config: Config,
     sources: Sequence[Path],

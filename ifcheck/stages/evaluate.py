@@ -62,7 +62,7 @@ def evaluate(
         for true in retrains:
             pair = _compare(predicted, true, eigen, config.evaluate)
             records += pair
-            summaries.append(_summarise(pair, predicted, true, config.evaluate))
+            summaries.append(_summarise(pair, predicted, true))
     parents = _digests(everything)
     evaluation = Evaluation(records, summaries, parents)
     if out is not None:
@@ -176,7 +176,7 @@ def _status(retrain: Artifact, after: NDArray[np.float64]) -> str:
 
 
 def _summarise(
-    records: list[dict[str, Any]], influence: Artifact, retrain: Artifact, settings: EvaluateConfig
+    records: list[dict[str, Any]], influence: Artifact, retrain: Artifact
 ) -> dict[str, Any]:
     """Return the pair's means, medians and intervals over seeds and test points."""
 
@@ -184,7 +184,7 @@ def _summarise(
         return np.array([record[name] for record in records], dtype=float)
 
     spearman = values("spearman")
-    absolute = mean_interval(np.abs(spearman), settings.confidence)
+    absolute = mean_interval(np.abs(spearman))
     eigenvalues = values("top_eigenvalue")
     link = rank_correlation(np.abs(spearman), eigenvalues)
     predicted_by = influence.meta["config"]["influence"]
@@ -214,10 +214,13 @@ def _summarise(
         "converged_share": _mean(values("converged_share")),
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
+        "top_eigenvalue_link_reason": link.reason or "",
         "n": absolute.n,
         "undefined": absolute.excluded,
         "reason": _reason(records),
         "interval_reason": absolute.reason and f"no interval: {absolute.reason}",
+        "predicted_normalisation": predicted_by["normalisation"],
+        "true_normalisation": found_by["normalisation"],
         "normalisation": _normalisation_note(predicted_by, found_by),
     }
 
@@ -244,5 +247,5 @@ def _normalisation_note(predicted: dict[str, Any], true: dict[str, Any]) -> str:
         return f"both {true['normalisation']}"
     return (
         f"prediction {predicted['normalisation']}, truth {true['normalisation']}: "
-        "the intercept and signs differ by a constant, ranks do not"
+        "they differ by a factor n/(n-1) and a constant: signs and the line differ, ranks do not"
     )

@@ -14,7 +14,9 @@ from ifcheck.artifacts import Artifact
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
 from ifcheck.config import Config
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
-from ifcheck.errors import RunFailed
+from ifcheck.errors import RunFailed, UnusableInput
+from ifcheck.removal import TRUTHS
+from ifcheck.scores import Estimator
 from ifcheck.stages import comparisons, pictures, summaries
 from ifcheck.stages.cells import Cell, cells_of
 from ifcheck.stages.eigen import eigen
@@ -24,6 +26,7 @@ from ifcheck.stages.reporting import Prefixed, Reporter, Silent
 from ifcheck.stages.resume import claim_study, reusable, reusable_training
 from ifcheck.stages.retrain import check_retraining, retrain, with_trajectory
 from ifcheck.stages.setup import make_setup
+from ifcheck.stages.stage import stage
 from ifcheck.stages.tables import write_csv
 from ifcheck.stages.train import network_layout, train
 
@@ -40,6 +43,7 @@ class Study:
     tests: list[Row]
 
 
+@stage
 def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> Study:
     """Run every stage for every cell of the study; write tables and figures into `out`.
 
@@ -85,12 +89,24 @@ def check_study(config: Config) -> list[Cell]:
 
     Raises: UnknownName, UnusableInput, before anything is computed or written.
     """
+    given = [part for part in ESTIMATOR_PARTS if getattr(config.influence, part) is not None]
+    if given:
+        raise UnusableInput(
+            f"influence.{given[0]} would change every estimator of the study, under their names.",
+            remedy="Leave it out, or score with `ifcheck influence` on a cell's folder.",
+        )
     cells = cells_of(config)
     for cell in cells:
         for name in config.study.estimators:
             part = _section(cell.config, "influence", estimator=name)
             setup = make_setup(part)
-            network_layout(setup).positions(setup.estimator.params)
+            layout = network_layout(setup)
+            layout.positions(setup.estimator.params)
+        if config.eigen.top > layout.size:
+            raise UnusableInput(
+                f"eigen.top is {config.eigen.top}; {cell.id} has {layout.size} parameters.",
+                remedy=f"Ask for at most {layout.size} eigenvalues.",
+            )
         for text in config.study.truths:
             check_retraining(make_setup(with_truth(cell.config, text)), with_scores=True)
     return cells
@@ -164,13 +180,13 @@ class _CellFiles:
     def pictures(self, reporter: Reporter) -> pictures.CellPictures:
         """Return what figures 4 and 5 show of this cell, from its first finished seed."""
         name, digest = next(iter(self.trained.parents.items()))
-        truth = self.retrains[0]
+        truths = self.cell.config.study.truths
+        recorded = [t for t in truths if TRUTHS.create(t.partition(":")[0]).has_trajectory]
         trajectory = None
-        if truth.meta["config"]["retrain"]["truth"] == "warm":
-            config = with_trajectory(with_truth(self.cell.config, self.cell.config.study.truths[0]))
-            makers = _Makers(
-                self.folder, self.trained, Prefixed(reporter, self.cell.id), {name: digest}
-            )
+        if recorded:
+            config = with_trajectory(with_truth(self.cell.config, recorded[0]))
+            reporter = Prefixed(reporter, self.cell.id)
+            makers = _Makers(self.folder, self.trained, reporter, {name: digest})
             trajectory = makers.ensure("trajectory", config)
         return pictures.CellPictures(
             self.cell.config.variant.name,
@@ -207,6 +223,7 @@ class _Makers:
         return STAGES[kind](config, sources, path, self.reporter)
 
 
+ESTIMATOR_PARTS = tuple(field.name for field in dataclasses.fields(Estimator))
 KINDS = {
     "influence": "influence",
     "retrain": "retrain",

@@ -17,8 +17,10 @@ from ifcheck.engines import threads_for
 from ifcheck.scores import Scores, influence_scores
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
+from ifcheck.stages.stage import stage
 
 
+@stage
 def influence(
     config: Config,
     sources: Sequence[Path],

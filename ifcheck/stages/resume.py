@@ -12,6 +12,7 @@ from ifcheck.artifacts import Artifact, read_artifact, write_text
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
 from ifcheck.config import Config, differences
 from ifcheck.errors import ArtifactUnreadable, OutputRefused
+from ifcheck.stages.setup import make_setup
 from ifcheck.stages.train import LIVE_FOLDER
 
 STUDY_FILE = "study.json"
@@ -49,7 +50,10 @@ def _identity(config: Config) -> dict[str, Any]:
     described["run"] = {key: described["run"][key] for key in ("device", "engine")}
     described["data"].pop("data_dir")
     described["evaluate"].pop("min_spearman")
+    device = make_setup(config).device  # what "auto" means on this machine
+    described["run"]["device"] = str(device)
     described["code"] = provenance.code_revision()
+    described["versions"] = provenance.versions()
     identity: dict[str, Any] = json.loads(json.dumps(described))
     return identity
 

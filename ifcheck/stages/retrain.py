@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -23,10 +24,12 @@ from ifcheck.removal.selection import FORMS, largest, parse_count, parse_ids, ra
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run, require_same_checkpoints
 from ifcheck.stages.setup import Setup
+from ifcheck.stages.stage import stage
 from ifcheck.stages.testpoints import count_test_points
 from ifcheck.variants import averaged
 
 
+@stage
 def retrain(
     config: Config,
     sources: Sequence[Path],
@@ -71,7 +74,7 @@ def retrain(
         "config": run.setup.describe("retrain"),
         "parents": run.parents,
         "reasons": list(truth.reasons),
-        **run.setup.environment(started),
+        **run.setup.environment(started, truth.engine, truth.dtype),
     }
     return write_artifact(out, "retrain", arrays, meta)
 
@@ -89,7 +92,9 @@ def check_retraining(setup: Setup, with_scores: bool) -> None:
         )
     tests = count_test_points(setup.config.data.test_points, setup.dataset)
     split = setup.split(setup.dataset.row_ids[:tests])
-    kind, _ = parse_removals(settings.removals, len(split.train_ids))
+    kind, text = parse_removals(settings.removals, len(split.train_ids))
+    if kind == "ids":
+        parse_ids(text, settings.removals, setup.dataset.row_ids)
     if kind == "top-score" and not with_scores:
         raise UnusableInput(
             "--removals top-score:K needs the scores to rank by.",
@@ -144,13 +149,13 @@ def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
         live = run.live_weights()
         recipe = averaged(recipe)
     tensors = run.tensors(dtype)
-    networks: list[Network] = [network.to(dtype) for network in run.networks]
+    networks: list[Network] = [copy.deepcopy(network).to(dtype) for network in run.networks]
     return RemovalProblem(
         networks=networks,
         live=live,
         objective=setup.objective,
         recipe=recipe,
-        engine=setup.engine,
+        engine=setup.config.run.engine,
         params=settings.params,
         normalisation=settings.normalisation,
         removed=torch.from_numpy(removed).to(setup.device),

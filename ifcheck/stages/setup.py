@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ifcheck.config import Choice, Config
 from ifcheck.datasets import DATASETS, Dataset, Split
-from ifcheck.engines import ENGINES, Engine
+from ifcheck.engines import ENGINES
 from ifcheck.errors import UnusableInput
 from ifcheck.models import NETWORKS, NetworkSpec
 from ifcheck.objective import Objective
@@ -26,7 +26,7 @@ from ifcheck.variants import VARIANTS, Variant
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-# Sections that decide what a stage computes; `run` counts for its device and engine alone.
+# Sections that decide what a stage computes; where and by which engine stands beside them.
 SECTIONS = {
     "train": ("data", "network", "variant", "train"),
     "influence": ("data", "network", "variant", "train", "influence"),
@@ -46,7 +46,6 @@ class Setup:
     objective: Objective
     estimator: Estimator
     device: torch.device
-    engine: Engine | None  # None: chosen for each network
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,12 +73,14 @@ class Setup:
         described["data"].pop("data_dir")
         return described
 
-    def environment(self, started: float) -> dict[str, Any]:
-        """Return what else an artifact records of how it was made."""
+    def environment(
+        self, started: float, engine: str = "torch", dtype: str = "float64"
+    ) -> dict[str, Any]:
+        """Return what else an artifact records of how it was made: what was used, not asked."""
         return {
-            "engine": self.config.run.engine,
+            "engine": engine,
             "device": str(self.device),
-            "dtype": self.config.train.dtype,
+            "dtype": dtype,
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -93,15 +94,14 @@ def make_setup(config: Config) -> Setup:
     SOLVERS.create(estimator.solver)
     TRUTHS.create(config.retrain.truth)
     SPECTRA.create(config.eigen.method)
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
     resolved = dataclasses.replace(
         config,
         network=_spelled_out(config.network, NETWORKS),
         variant=_spelled_out(config.variant, VARIANTS),
         influence=dataclasses.replace(config.influence, **dataclasses.asdict(estimator)),
     )
-    engine = config.run.engine
+    if config.run.engine != "auto":
+        ENGINES.create(config.run.engine)
     return Setup(
         config=resolved,
         dataset=DATASETS.create(config.data.dataset),
@@ -110,7 +110,6 @@ def make_setup(config: Config) -> Setup:
         objective=variant.objective(),
         estimator=estimator,
         device=_device(config.run.device),
-        engine=None if engine == "auto" else ENGINES.create(engine),
     )
 
 

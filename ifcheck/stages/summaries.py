@@ -51,6 +51,7 @@ RESULT_COLUMNS = (
     "converged_share",
     "seconds",
     "status",
+    "reason",
 )
 
 SUMMARY_COLUMNS = (
@@ -117,6 +118,7 @@ def result_rows(
                 "grad_norm": float(trained["grad_norm"][place]),
                 "top_eigenvalue_dense": _dense_value(dense, record["seed"]),
                 "seconds": seconds,
+                "reason": "; ".join(f"{k}: {v}" for k, v in record["reasons"].items()),
             }
         )
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from ifcheck.provenance import file_digest
 from ifcheck.removal.newton import polish_head, refusal
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.setup import Setup, make_setup
+from ifcheck.stages.stage import stage
 from ifcheck.stages.testpoints import resolve_test_points
 
 LIVE_FOLDER = "live"  # where the weights that entered an average stood at the end
 HISTORY_POINTS = 200  # losses recorded along a training, besides the last
 
 
+@stage
 def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifact:
     """Train every seed at once; write `out/checkpoints/`, `out/train.npz`.
 
@@ -42,7 +45,7 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
         config.data.test_points, setup.dataset, config.data.dataset, reporter
     )
     split = setup.split(test_ids)
-    networks, fit = _fit(setup, split, reporter)
+    networks, fit, engine = _fit(setup, split, reporter)
     finite = torch.isfinite(fit.parameters).all(dim=1)
     if not bool(finite.any()):
         raise Diverged(
@@ -68,7 +71,7 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
         "data": split.digest,
         "reasons": reasons,
         "live": live_digests,
-        **setup.environment(started),
+        **setup.environment(started, engine, setup.config.train.dtype),
     }
     return write_artifact(out / "train.npz", "train", arrays, meta)
 
@@ -126,8 +129,8 @@ def training_task(setup: Setup, split: Split) -> tuple[list[Network], Task]:
     return networks, task
 
 
-def _fit(setup: Setup, split: Split, reporter: Reporter) -> tuple[list[Network], Fit]:
-    """Train, and leave the result in the returned networks."""
+def _fit(setup: Setup, split: Split, reporter: Reporter) -> tuple[list[Network], Fit, str]:
+    """Train, and leave the result in the returned networks; the engine's name comes last."""
     networks, task = training_task(setup, split)
     recipe = setup.variant.recipe(_recipe(setup))
     name, engine = select_engine(setup.config.run.engine, task.network, task.objective)
@@ -137,7 +140,7 @@ def _fit(setup: Setup, split: Split, reporter: Reporter) -> tuple[list[Network],
     fit = engine.fit(task, recipe, progress)
     for network, flat in zip(networks, fit.parameters, strict=True):
         load_flat(network, flat)
-    return networks, fit
+    return networks, fit, name
 
 
 def _polish(
@@ -162,7 +165,8 @@ def _polish(
         load_flat(network.head, optimum.flat[0])
         polished[index] = optimum.converged[0]
         progress(1)
-    return polished, []
+    stuck = [setup.config.train.seeds[i] for i in (finite & ~polished).nonzero().flatten()]
+    return polished, [f"Newton did not reach the head's optimum of seed {s}" for s in stuck]
 
 
 def _write_checkpoints(
@@ -211,7 +215,8 @@ def _measure(setup: Setup, split: Split, networks: list[Network]) -> dict[str, A
     """Evaluate the checkpoints in float64: losses, accuracies and the gradient's norm."""
     tensors = as_tensors(split, torch.float64, setup.device)
     train, test = tensors["train"], tensors["test"]
-    parameters = stack_modules([network.double() for network in networks])
+    networks = [copy.deepcopy(network).double() for network in networks]
+    parameters = stack_modules(networks)
     task = Task(
         network=networks[0],
         objective=setup.objective,

@@ -25,6 +25,8 @@ WORST = {  # as wide as such numbers get
     "published_abs_spearman": 0.98765,
     "reason": "",
     "normalisation": "both n-1",
+    "predicted_normalisation": "n-1",
+    "true_normalisation": "n-1",
 }
 
 

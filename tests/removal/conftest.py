@@ -39,7 +39,7 @@ def make_problem() -> Callable[..., RemovalProblem]:
             "live": None,
             "objective": Objective(weight_decay),
             "recipe": Recipe(epochs=200, learning_rate=1e-2, patience=5),
-            "engine": None,
+            "engine": "auto",
             "params": "head",
             "normalisation": "n-1",
             "removed": torch.tensor([[0, 7, 12], [19, 3, 7]]),

@@ -11,7 +11,8 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from ifcheck.engines import ENGINES, Averaging, Recipe
+from ifcheck.engines import Averaging, Recipe
+from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.removal import TRUTHS, RemovalProblem, Truth
 from ifcheck.removal.warm import STATIONARY_GRADIENT
@@ -249,7 +250,7 @@ def test_networks_do_not_move(make_problem, params):
 @pytest.mark.parametrize("params", ["head", "all"])
 def test_generic_engine_finds_the_same_truth(make_problem, params):
     problem = make_problem(params=params)
-    generic = warm(dataclasses.replace(problem, engine=ENGINES.create("vmap")))
+    generic = warm(dataclasses.replace(problem, engine="vmap"))
     truth = warm(problem)
     assert_allclose(generic.loss_after, truth.loss_after, **CLOSE)
     assert_allclose(generic.null_loss_after, truth.null_loss_after, **CLOSE)
@@ -267,19 +268,26 @@ class Sigmoid(Network):
         return self.body(inputs)
 
 
-def test_engine_that_does_not_fit_is_replaced(make_problem):
+def test_a_network_that_no_structured_engine_knows_is_retrained(make_problem):
     torch.manual_seed(0)
     network = Sigmoid().double()
     removed = torch.tensor([[4]])
-    problem = make_problem(
-        networks=[network], removed=removed, params="all", engine=ENGINES.create("torch")
-    )
+    problem = make_problem(networks=[network], removed=removed, params="all")
     model = loop.MLP(copy.deepcopy(network.body), copy.deepcopy(network.head))
     kept = torch.arange(len(problem.train[1])) != 4
     rows = (tensor[kept] for tensor in problem.train)
     loop.train(model, *rows, epochs=EPOCHS, weight_decay=0.01, learning_rate=1e-2, patience=5)
     expected = loop.row_losses(model, *problem.test)
-    assert_allclose(warm(problem).loss_after[0, :, 0], expected, **CLOSE)
+    truth = warm(problem)
+    assert_allclose(truth.loss_after[0, :, 0], expected, **CLOSE)
+    assert truth.engine == "vmap"
+
+
+def test_an_engine_that_does_not_fit_is_refused(make_problem):
+    problem = make_problem(networks=[Sigmoid().double()], params="all", engine="torch")
+    problem = dataclasses.replace(problem, removed=torch.tensor([[4]]))
+    with pytest.raises(UnusableInput, match="cannot train Sigmoid"):
+        warm(problem)
 
 
 def test_single_precision_is_trained_in_single_and_judged_in_double(make_problem):

@@ -493,8 +493,6 @@ def test_an_empty_folder_is_used(tiny, tmp_path, no_pictures):
         ({"study.truths": "warm,newtn"}, "unknown truth 'newtn'"),
         ({"eigen.method": "powr"}, "unknown eigenvalue method 'powr'"),
         ({"run.engine": "trch"}, "unknown engine 'trch'"),
-        ({"influence.solver": "exatc"}, "unknown solver 'exatc'"),
-        ({"influence.params": "layer:haed"}, "unknown layer 'haed'"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_written(flags, message, tiny, tmp_path):
@@ -523,6 +521,12 @@ def test_unusable_values_are_refused_before_anything_is_written(flags, message, 
     config = tiny({**SWEEP, **flags})
     with pytest.raises(UnusableInput, match=message):
         fragility(config, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_parts_of_an_estimator_are_not_changed_under_the_names_of_all(tiny, tmp_path):
+    with pytest.raises(UnusableInput, match=r"influence\.damping would change every estimator"):
+        fragility(tiny({**SWEEP, "influence.damping": 0.1}), tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
 

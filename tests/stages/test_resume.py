@@ -68,7 +68,6 @@ def test_what_decides_no_number_may_change(tmp_path, key, value):
         ("study.sizes", [{"depth": 2}], "study.sizes: [{'depth': 2}], was []"),
         ("retrain.removals", "random:3", "retrain.removals: 'random:3', was 'top-loss:40'"),
         ("evaluate.top_k", 5, "evaluate.top_k: 5, was 10"),
-        ("run.device", "cpu", "run.device: 'cpu', was 'auto'"),
         ("run.engine", "vmap", "run.engine: 'vmap', was 'auto'"),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ifcheck.config import Choice, Config, load_config
-from ifcheck.errors import UnknownName, UnusableInput
+from ifcheck.errors import Diverged, IfcheckError, RunFailed, UnknownName, UnusableInput
 from ifcheck.stages.setup import Setup, make_setup
+from ifcheck.stages.stage import stage
 
 STAGES = ["train", "influence", "retrain", "eigen"]
 
@@ -45,7 +46,6 @@ def test_default_setup_is_the_paper_s():
     assert setup.objective.weight_decay == 0.005
     assert setup.dtype is torch.float32
     assert len(setup.dataset.row_ids) == 150
-    assert setup.engine is None
 
 
 def test_options_that_were_left_out_are_spelled_out():
@@ -90,15 +90,33 @@ def test_estimator_is_a_named_set_of_parts(estimator, parts):
     assert (made.params, made.hessian, made.damping, made.solver, made.normalisation) == parts
 
 
-def test_threads_are_set_only_where_asked():
+def test_a_stage_runs_on_the_configured_threads_and_gives_them_back():
+    seen = []
+    count = stage(lambda config: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
-    try:
-        setup_with(run__threads=3)
-        assert torch.get_num_threads() == 3
-        setup_with()
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    count(load_config(None, {"run.threads": 3}))
+    count(load_config())
+    assert seen == [3, before]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), RunFailed),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), RunFailed),
+        (torch.linalg.LinAlgError("singular"), Diverged),
+        (RuntimeError("a fault"), RuntimeError),
+    ],
+)
+def test_what_torch_raises_becomes_a_failure_with_a_remedy(error, expected):
+    def fail(config):
+        raise error
+
+    with pytest.raises(expected) as caught:
+        stage(fail)(load_config())
+    assert type(caught.value) is expected
+    assert not isinstance(caught.value, IfcheckError) or caught.value.remedy
 
 
 # --- names that do not exist ---------------------------------------------------------------
@@ -273,9 +291,10 @@ def test_description_is_the_same_whether_defaults_are_spelled_out_or_not(stage):
 
 
 def test_environment_says_where_and_with_what():
-    environment = setup_with(train__dtype="float64", run__device="cpu").environment(0.0)
+    setup = setup_with(train__dtype="float64", run__device="cpu")
+    environment = setup.environment(0.0, engine="vmap", dtype="float32")
     assert environment["device"] == "cpu"
-    assert environment["dtype"] == "float64"
-    assert environment["engine"] == "auto"
+    assert environment["dtype"] == "float32"  # what was used, not what was asked
+    assert environment["engine"] == "vmap"
     assert environment["threads"] == torch.get_num_threads()
     assert environment["seconds"] > 0

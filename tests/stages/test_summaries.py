@@ -60,7 +60,14 @@ def dense():
 def evaluation():
     pairs = [("influence-paper.npz", "retrain-warm.npz"), ("influence-paper.npz", "retrain-x.npz")]
     records = [
-        {"seed": seed, "test_id": 83, "influence": i, "retrain": r, "spearman": 0.1 * seed}
+        {
+            "seed": seed,
+            "test_id": 83,
+            "influence": i,
+            "retrain": r,
+            "spearman": 0.1 * seed,
+            "reasons": {},
+        }
         for i, r in pairs
         for seed in (9, 4)
     ]

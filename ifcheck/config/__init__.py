@@ -1,0 +1,42 @@
+"""What a user can set: one frozen section per stage, YAML over defaults, flags over YAML."""
+
+from ifcheck.config.merge import (
+    config_from_dict,
+    differences,
+    flatten,
+    given_values,
+    load_config,
+    merge_settings,
+)
+from ifcheck.config.sections import (
+    Config,
+    DataConfig,
+    EigenConfig,
+    EvaluateConfig,
+    InfluenceConfig,
+    RetrainConfig,
+    RunConfig,
+    StudyConfig,
+    TrainConfig,
+)
+from ifcheck.config.values import Choice, parse_integers
+
+__all__ = [
+    "Choice",
+    "Config",
+    "DataConfig",
+    "EigenConfig",
+    "EvaluateConfig",
+    "InfluenceConfig",
+    "RetrainConfig",
+    "RunConfig",
+    "StudyConfig",
+    "TrainConfig",
+    "config_from_dict",
+    "differences",
+    "flatten",
+    "given_values",
+    "load_config",
+    "merge_settings",
+    "parse_integers",
+]

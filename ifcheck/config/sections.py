@@ -1,0 +1,142 @@
+"""One frozen section per stage; each default stands here, once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from ifcheck.config.values import (
+    DEFAULT_NETWORK,
+    DEFAULT_VARIANT,
+    STRICT,
+    Choice,
+    Correlation,
+    Curvature,
+    Names,
+    Network,
+    NonNegative,
+    NonNegativeFloat,
+    Normalisation,
+    Positive,
+    PositiveFloat,
+    Precision,
+    Seeds,
+    Share,
+    Variant,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """Which examples: the data set, the rows held out as test points, limits on rows."""
+
+    dataset: str = "iris"
+    test_points: str = "max-loss"
+    data_dir: str | None = None
+    limit_train: Positive | None = None
+    limit_test: Positive | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """How the base models are trained."""
+
+    seeds: Seeds = tuple(range(50))
+    epochs: Positive = 60_000
+    learning_rate: PositiveFloat = 1e-3
+    patience: Positive = 100
+    factor: Share = 0.1
+    dtype: Precision = "float32"
+    polish: Literal["none", "head"] = "none"
+
+
+@dataclass(frozen=True, config=STRICT)
+class InfluenceConfig:
+    """How removal is predicted; an estimator is a named set of the fields below it."""
+
+    estimator: str = "objective"
+    params: str | None = None
+    hessian: Curvature | None = None
+    damping: NonNegativeFloat | None = None
+    solver: str | None = None
+    normalisation: Normalisation | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class RetrainConfig:
+    """How rows are removed and the truth is found."""
+
+    truth: str = "warm"
+    params: str = "head"
+    removals: str = "top-loss:40"
+    epochs: Positive = 7_500
+    normalisation: Normalisation = "n-1"
+    swa_restart: Literal["average", "live"] = "average"
+    trajectory: bool = False
+    trajectory_every: Positive = 25
+
+
+@dataclass(frozen=True, config=STRICT)
+class EigenConfig:
+    """How the curvature of the trained networks is measured."""
+
+    method: str = "power"
+    top: Positive = 1
+    hessian: Curvature = "data"
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluateConfig:
+    """How prediction and truth are compared; `confidence` is of the bootstrap intervals."""
+
+    top_k: Positive = 10
+    confidence: Share = 0.95
+    bootstrap_samples: NonNegative = 1_000
+    min_spearman: Correlation | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class StudyConfig:
+    """What `fragility` sweeps.
+
+    `sizes` is a list of sweeps over options of the network; each is crossed within itself,
+    and the union of all of them, without repetition, is studied. `variants` that are not
+    given are all that are registered.
+    """
+
+    sizes: tuple[dict[str, Any], ...] = ()
+    variants: Names | None = None
+    estimators: Names = ("objective", "paper", "authors")
+    truths: Names = ("warm", "newton")
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """Where and with what numbers are computed."""
+
+    device: str = "auto"
+    engine: str = "auto"
+    threads: Positive | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """Everything that a command can be told; each default stands here, once."""
+
+    data: DataConfig = DataConfig()
+    network: Network = Choice(DEFAULT_NETWORK)
+    variant: Variant = Choice(DEFAULT_VARIANT)
+    train: TrainConfig = TrainConfig()
+    influence: InfluenceConfig = InfluenceConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    eigen: EigenConfig = EigenConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    study: StudyConfig = StudyConfig()
+    run: RunConfig = RunConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts and lists, as they are stored in artifacts."""
+        plain: dict[str, Any] = TypeAdapter(Config).dump_python(self, mode="json")
+        return plain

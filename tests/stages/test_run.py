@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ifcheck.config import Config, load_config
-from ifcheck.errors import ArtifactMismatch, ArtifactUnreadable, UnusableInput
+from ifcheck.errors import ArtifactMismatch, ArtifactUnreadable
 from ifcheck.stages.reporting import Silent
 from ifcheck.stages.run import Run, load_run, require_same_checkpoints
 from tests import oracles
@@ -135,9 +135,8 @@ def test_checkpoints_folder_and_run_folder_are_one_run(l2):
     assert loaded(l2).parents == loaded(l2 / "checkpoints").parents
 
 
-def test_file_given_twice_is_refused(l2):
-    with pytest.raises(UnusableInput, match=r"\[1, 1\] must name different seeds"):
-        loaded(checkpoint(l2, 1), checkpoint(l2, 1))
+def test_file_given_twice_counts_once(l2):
+    assert loaded(checkpoint(l2, 1), checkpoint(l2, 1)).seeds.tolist() == [1]
 
 
 # --- contradictions ------------------------------------------------------------------------

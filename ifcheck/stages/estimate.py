@@ -19,6 +19,7 @@ from typing import Any
 from ifcheck.artifacts import find_checkpoints
 from ifcheck.config import Config
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
+from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
@@ -173,6 +174,8 @@ def _retraining(
         part = _replace(config, "retrain", epochs=epochs)
         return _timed(retrain, part, sources, out, None, None, scores)
 
+    if not TRUTHS.create(config.retrain.truth).has_trajectory:
+        return run(config.retrain.epochs)  # it has no epochs, and takes little time
     return _extrapolate(run, RETRAIN_SAMPLES, config.retrain.epochs)
 
 

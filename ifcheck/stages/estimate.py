@@ -33,6 +33,8 @@ TRAIN_SAMPLES = (40, 240)  # epochs; long enough for the second to dwarf start-u
 RETRAIN_SAMPLES = (10, 60)
 SEED_SAMPLE = 4  # seeds that stand for all where time is proportional to their number
 PICTURE_SECONDS = 4.0  # measured for four figures, import of matplotlib included
+PICTURE_BYTES = 600_000  # the same four
+RESULTS_SHARE = 0.4  # size of `results.csv` beside the records of all cells
 STARTUP_SECONDS = 3.0  # measured for importing torch and scipy on two cores
 
 
@@ -110,7 +112,7 @@ def estimate_evaluation(
 
 def estimate_study(config: Config) -> Estimate:
     """Return what `ifcheck fragility` would need, from one sample of each size."""
-    estimate = Estimate({"start": STARTUP_SECONDS, "figures": PICTURE_SECONDS})
+    estimate = Estimate({"start": STARTUP_SECONDS, "figures": PICTURE_SECONDS}, PICTURE_BYTES)
     by_size: dict[str, list[Cell]] = {}
     for cell in check_study(config):
         by_size.setdefault(str(cell.options), []).append(cell)
@@ -142,8 +144,10 @@ def _add_cell(estimate: Estimate, cell: Cell, times: int) -> None:
             part = _replace(config, "eigen", method=method)
             seconds = _timed(eigen, part, few, folder / f"eigen-{method}.npz")
             estimate.add("eigen", seconds * scale, times)
-        estimate.add("evaluate", _timed(evaluate, config, scores, truths), times)
-        estimate.disk_bytes += _size(folder) * times
+        records = folder / "evaluation.json"
+        seconds = _timed(evaluate, config, scores, truths, None, records)
+        estimate.add("evaluate", seconds, times)
+        estimate.disk_bytes += (_size(folder) + RESULTS_SHARE * _size(records)) * times
 
 
 def _from_checkpoints(
@@ -201,5 +205,7 @@ def _replace(config: Config, section: str, **values: Any) -> Config:
     return dataclasses.replace(config, **{section: replaced})
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _size(place: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    files = [place] if place.is_file() else place.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())

@@ -7,6 +7,7 @@ from ifcheck.config.merge import (
     given_values,
     load_config,
     merge_settings,
+    replace_section,
 )
 from ifcheck.config.sections import (
     Config,
@@ -39,4 +40,5 @@ __all__ = [
     "load_config",
     "merge_settings",
     "parse_integers",
+    "replace_section",
 ]

@@ -66,6 +66,12 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         raise _explain(error) from error
 
 
+def replace_section(config: Config, section: str, **values: Any) -> Config:
+    """Return the configuration with some values of one section replaced."""
+    replaced = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: replaced})
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for every leaf of nested values."""
     for key, value in values.items():

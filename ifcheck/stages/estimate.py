@@ -6,7 +6,6 @@ proportional to the number of seeds from a run with a few; its memory is that of
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ifcheck.artifacts import find_checkpoints
-from ifcheck.config import Config
+from ifcheck.config import Config, replace_section
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell
@@ -130,7 +129,7 @@ def _add_cell(estimate: Estimate, cell: Cell, times: int) -> None:
         scores, truths = [], []
         for estimator in study.estimators:
             scores.append(folder / f"influence-{estimator}.npz")
-            part = _replace(config, "influence", estimator=estimator)
+            part = replace_section(config, "influence", estimator=estimator)
             estimate.add("influence", _timed(influence, part, [folder], scores[-1]), times)
         for text in study.truths:
             truths.append(folder / f"retrain-{text.replace(':', '-')}.npz")
@@ -141,7 +140,7 @@ def _add_cell(estimate: Estimate, cell: Cell, times: int) -> None:
         scale = len(config.train.seeds) / len(few)
         small = network_layout(make_setup(config)).size <= MAX_DENSE_PARAMETERS
         for method in [config.eigen.method, *(["dense"] if small else [])]:
-            part = _replace(config, "eigen", method=method)
+            part = replace_section(config, "eigen", method=method)
             seconds = _timed(eigen, part, few, folder / f"eigen-{method}.npz")
             estimate.add("eigen", seconds * scale, times)
         records = folder / "evaluation.json"
@@ -166,7 +165,7 @@ def _from_checkpoints(
 
 def _training(config: Config, folder: Path) -> float:
     def run(epochs: int) -> float:
-        return _timed(train, _replace(config, "train", epochs=epochs), folder)
+        return _timed(train, replace_section(config, "train", epochs=epochs), folder)
 
     return _extrapolate(run, TRAIN_SAMPLES, config.train.epochs)
 
@@ -175,7 +174,7 @@ def _retraining(
     config: Config, sources: Sequence[Path], out: Path, scores: Path | None = None
 ) -> float:
     def run(epochs: int) -> float:
-        part = _replace(config, "retrain", epochs=epochs)
+        part = replace_section(config, "retrain", epochs=epochs)
         return _timed(retrain, part, sources, out, None, None, scores)
 
     if not TRUTHS.create(config.retrain.truth).has_trajectory:
@@ -198,11 +197,6 @@ def _timed(stage: Callable[..., Any], *arguments: Any) -> float:
     started = time.perf_counter()
     stage(*arguments)
     return time.perf_counter() - started
-
-
-def _replace(config: Config, section: str, **values: Any) -> Config:
-    replaced = dataclasses.replace(getattr(config, section), **values)
-    return dataclasses.replace(config, **{section: replaced})
 
 
 def _size(place: Path) -> int:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ifcheck.artifacts import Artifact
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
-from ifcheck.config import Config
+from ifcheck.config import Config, replace_section
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.errors import RunFailed, UnusableInput
 from ifcheck.removal import TRUTHS
@@ -98,7 +96,7 @@ def check_study(config: Config) -> list[Cell]:
     cells = cells_of(config)
     for cell in cells:
         for name in config.study.estimators:
-            part = _section(cell.config, "influence", estimator=name)
+            part = replace_section(cell.config, "influence", estimator=name)
             setup = make_setup(part)
             layout = network_layout(setup)
             layout.positions(setup.estimator.params)
@@ -140,7 +138,9 @@ class _CellFiles:
             folder=folder,
             trained=trained,
             influences=[
-                makers.ensure(f"influence-{name}", _section(config, "influence", estimator=name))
+                makers.ensure(
+                    f"influence-{name}", replace_section(config, "influence", estimator=name)
+                )
                 for name in study.estimators
             ],
             retrains=[
@@ -148,7 +148,7 @@ class _CellFiles:
                 for text in study.truths
             ],
             eigen=makers.ensure("eigen", config),
-            dense=makers.ensure("eigen-dense", _section(config, "eigen", method="dense"))
+            dense=makers.ensure("eigen-dense", replace_section(config, "eigen", method="dense"))
             if small
             else None,
         )
@@ -211,7 +211,7 @@ class _Makers:
         path = self.folder / f"{name}.npz"
         parents = self.only or self.trained.parents
         description = make_setup(config).describe(kind)
-        finished = np.isfinite(self.trained["train_loss"]).all(axis=1)
+        finished = summaries.finished_seeds(self.trained)
         description["train"]["seeds"] = self.trained["seeds"][finished].tolist()[: len(parents)]
         found = reusable(path, kind, description, parents)
         if found is not None:
@@ -233,13 +233,7 @@ KINDS = {
 STAGES: dict[str, Callable[..., Artifact]] = {"influence": influence, "eigen": eigen}
 
 
-def _section(config: Config, section: str, **values: Any) -> Config:
-    """Return the configuration with some values of one section replaced."""
-    replaced = dataclasses.replace(getattr(config, section), **values)
-    return dataclasses.replace(config, **{section: replaced})
-
-
 def with_truth(config: Config, text: str) -> Config:
     """Return the configuration for a truth such as `warm`, or `warm:all` for all parameters."""
     truth, _, params = text.partition(":")
-    return _section(config, "retrain", truth=truth, params=params or config.retrain.params)
+    return replace_section(config, "retrain", truth=truth, params=params or config.retrain.params)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ifcheck.artifacts import Artifact, read_artifact, write_artifact
-from ifcheck.config import Config
+from ifcheck.config import Config, replace_section
 from ifcheck.engines import Recipe
 from ifcheck.errors import ArtifactMismatch, UnusableInput
 from ifcheck.models import Network
@@ -217,4 +216,4 @@ def _rows_of_seeds(run: Run, artifact: Artifact) -> list[int]:
 
 def with_trajectory(config: Config) -> Config:
     """Return the configuration with the test loss recorded along the retraining."""
-    return dataclasses.replace(config, retrain=dataclasses.replace(config.retrain, trajectory=True))
+    return replace_section(config, "retrain", trajectory=True)

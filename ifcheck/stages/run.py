@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ifcheck.artifacts import Checkpoint, find_checkpoints, read_checkpoint
-from ifcheck.config import Config, config_from_dict
+from ifcheck.config import Config, config_from_dict, replace_section
 from ifcheck.datasets import Split
 from ifcheck.errors import ArtifactMismatch, ArtifactUnreadable
 from ifcheck.models import Network, initialise
 from ifcheck.params import Layout
 from ifcheck.stages.reporting import Reporter
-from ifcheck.stages.setup import Setup, make_setup
+from ifcheck.stages.setup import SECTIONS, Setup, make_setup
 from ifcheck.stages.testpoints import resolve_test_points
 from ifcheck.stages.train import LIVE_FOLDER, as_tensors
 
-TRAINED_SECTIONS = ("data", "network", "variant", "train")
+TRAINED_SECTIONS = SECTIONS["train"]
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ def _configuration_of(
     """Return `config` with the sections that made the checkpoints put in."""
     described = [c.meta["config"] for c in checkpoints if c.meta is not None]
     if not described:
-        numbered = dataclasses.replace(config.train, seeds=tuple(range(len(checkpoints))))
-        return dataclasses.replace(config, train=numbered)
+        return replace_section(config, "train", seeds=tuple(range(len(checkpoints))))
     if len(described) < len(checkpoints) or any(d != described[0] for d in described):
         raise ArtifactMismatch(
             "the checkpoints were made by different configurations.",

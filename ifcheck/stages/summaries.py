@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ifcheck.agreement.statistics import mean_interval
 from ifcheck.artifacts import Artifact
@@ -124,9 +125,14 @@ def result_rows(
     return rows
 
 
+def finished_seeds(trained: Artifact) -> NDArray[np.bool_]:
+    """Return which seeds' training stayed finite. Shape: (S,)."""
+    return np.asarray(np.isfinite(trained["train_loss"]).all(axis=1))
+
+
 def failed_seed_rows(columns: dict[str, Any], trained: Artifact) -> list[dict[str, Any]]:
     """Return a row for each seed whose training turned non-finite."""
-    bad = ~np.isfinite(trained["train_loss"]).all(axis=1)
+    bad = ~finished_seeds(trained)
     return [
         {**columns, "seed": int(seed), "status": "failed: training turned non-finite"}
         for seed in trained["seeds"][bad]
@@ -144,7 +150,7 @@ def summary_rows(
     """Return a row per (estimator, truth) of a cell: means, intervals, published figures."""
     top = eigen["values"][:, 0]
     interval = mean_interval(top)
-    finite = np.isfinite(trained["train_loss"]).all(axis=1)
+    finite = finished_seeds(trained)
     shared = {
         "seeds": len(finite),
         "failed": int((~finite).sum()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -48,6 +49,8 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "ifcheck": ifcheck.__version__}
     for name in RECORDED_PACKAGES:
         found[name] = importlib.metadata.version(name)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["numba"] = importlib.metadata.version("numba")  # an extra
     return found
 
 

@@ -7,11 +7,13 @@ from ifcheck.engines.base import (
     Fit,
     Progress,
     Recipe,
+    State,
     Task,
     select_engine,
     silent,
 )
 from ifcheck.engines.batched import Assessment, assess
+from ifcheck.engines.fast import NumbaEngine
 from ifcheck.engines.threads import threads_for
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "Averaging",
     "Engine",
     "Fit",
+    "NumbaEngine",
     "Progress",
     "Recipe",
+    "State",
     "Task",
     "assess",
     "select_engine",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ifcheck.errors import UnusableInput
@@ -41,7 +43,9 @@ class Recipe:
 
     `patience`, `factor` and `threshold` have the meaning of
     `torch.optim.lr_scheduler.ReduceLROnPlateau`, which watches the weighted data loss.
-    `record_every` asks for losses every so many epochs, at epoch 0 and at the end.
+    `record_every` asks for losses every so many epochs, at epoch 0 and at the end. With
+    `stop_at_floor` a model stands still, moments and all, from the epoch at which its schedule
+    would not lower its rate any more until averaging starts, or for good.
     """
 
     epochs: int
@@ -51,6 +55,7 @@ class Recipe:
     threshold: float = 1e-4
     averaging: Averaging | None = None
     record_every: int | None = None
+    stop_at_floor: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,26 +101,94 @@ class Task:
 
 
 @dataclass(frozen=True)
+class State:
+    """Where a descent without averaging stands: all that is needed to go on from there."""
+
+    epoch: int  # how many are done
+    parameters: Tensor  # (models, params)
+    mean: Tensor  # (models, params) Adam's first moment
+    square: Tensor  # (models, params) Adam's second moment
+    rates: Tensor  # (models,) float64
+    best: Tensor  # (models,) float64, the lowest loss that the plateau schedule has seen
+    bad_epochs: Tensor  # (models,) float64, epochs since
+
+    @classmethod
+    def initial(cls, parameters: Tensor, learning_rate: float) -> State:
+        """Return where a descent from `parameters` (models, params) starts."""
+        zeros = torch.zeros_like(parameters)
+        rates = torch.full_like(parameters[:, 0], learning_rate, dtype=torch.float64)
+        best = torch.full_like(rates, math.inf)
+        return cls(0, parameters, zeros, zeros, rates, best, torch.zeros_like(rates))
+
+    def part(self, first: int, last: int) -> State:
+        """Return the state of the models first..last-1."""
+        return State(self.epoch, *(value[first:last] for value in self._tensors()))
+
+    @classmethod
+    def joined(cls, states: Sequence[State]) -> State:
+        """Return the state of all models of several states, in their order."""
+        columns = zip(*(state._tensors() for state in states), strict=True)
+        return cls(states[0].epoch, *(torch.cat(column) for column in columns))
+
+    def _tensors(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)[1:]]
+
+
+@dataclass(frozen=True)
 class Fit:
     """Trained parameters and what was recorded on the way."""
 
     parameters: Tensor  # (models, params) the average where there is one, else the live weights
-    live: Tensor  # (models, params) where the optimiser stands
-    learning_rate: Tensor  # (models,) at the end
+    state: State  # where the optimiser stands
     recorded_epochs: Tensor  # (E,)
     losses: Tensor  # (models, E) weighted data loss of the live weights before that epoch
     probe_losses: Tensor | None  # (models, tests, E) loss of each probe, likewise
+
+    @property
+    def live(self) -> Tensor:
+        """The weights that the optimiser moved last. Shape: (models, params)."""
+        return self.state.parameters
+
+    @property
+    def learning_rate(self) -> Tensor:
+        """Each model's rate at the end. Shape: (models,)."""
+        return self.state.rates
+
+    def following(self, before: Fit) -> Fit:
+        """Return this fit with what was recorded before it, by the fit that it went on from.
+
+        The last record of `before` is of the epoch at which this fit starts.
+        """
+        probes = None
+        if self.probe_losses is not None and before.probe_losses is not None:
+            probes = torch.cat([before.probe_losses[..., :-1], self.probe_losses], dim=-1)
+        return replace(
+            self,
+            recorded_epochs=torch.cat([before.recorded_epochs[:-1], self.recorded_epochs]),
+            losses=torch.cat([before.losses[:, :-1], self.losses], dim=1),
+            probe_losses=probes,
+        )
 
 
 class Engine(Protocol):
     """A backend; an entry of `ENGINES` is a frozen dataclass with these members."""
 
+    rank: ClassVar[int]  # "auto" takes the lowest that can train the network
+
     def supports(self, network: nn.Module, objective: Objective) -> bool:
         """Return whether this engine can train the network at all."""
 
-    def fit(self, task: Task, recipe: Recipe, progress: Progress = silent) -> Fit:
+    def fit(
+        self,
+        task: Task,
+        recipe: Recipe,
+        progress: Progress = silent,
+        after: Fit | None = None,
+    ) -> Fit:
         """Train every model of the task for `recipe.epochs` epochs.
 
+        With `after`, a fit of the same task whose recipe had fewer epochs and no averaging,
+        go on from where it ended, with the result that training from the start would have.
         A model that turns non-finite stays so in its own row and disturbs no other.
         """
 
@@ -124,14 +197,18 @@ ENGINES: Registry[Engine] = Registry("engine")
 
 
 def select_engine(name: str, network: nn.Module, objective: Objective) -> tuple[str, Engine]:
-    """Return the engine called `name`; "auto" is the first registered one that fits.
+    """Return the engine called `name`, or with "auto" the fastest one that fits, and its name.
 
     Raises: UnknownName, and UnusableInput where the named engine cannot train the network.
     """
-    for candidate in ENGINES if name == "auto" else [name]:
-        engine = ENGINES.create(candidate)
-        if engine.supports(network, objective):
-            return candidate, engine
-    raise UnusableInput(
-        f"engine {name!r} cannot train {type(network).__name__}.", remedy="Use --engine auto."
-    )
+    names = list(ENGINES) if name == "auto" else [name]
+    engines = {candidate: ENGINES.create(candidate) for candidate in names}
+    fitting = [c for c, engine in engines.items() if engine.supports(network, objective)]
+    if not fitting:
+        raise UnusableInput(
+            f"engine {name!r} cannot train {type(network).__name__} here: "
+            f"{ENGINES.help(name).splitlines()[0]}",
+            remedy="Use --engine auto.",
+        )
+    chosen = min(fitting, key=lambda candidate: engines[candidate].rank)
+    return chosen, engines[chosen]

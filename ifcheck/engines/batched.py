@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, Task, silent
+from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, State, Task, silent
 from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
 from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
 from ifcheck.engines.padding import pad_rows
+from ifcheck.engines.pool import run_all
 from ifcheck.engines.threads import torch_threads
 from ifcheck.models import MLP
 from ifcheck.objective import Objective
@@ -32,14 +34,24 @@ STRUCTURED: dict[type, Callable[[Task], Kernel]] = {MLP: MLPKernel, nn.Linear: H
 class TorchEngine:
     """Structured torch: hand-written gradients of MLPs and of linear heads."""
 
+    rank: ClassVar[int] = 1
+
     def supports(self, network: nn.Module, objective: Objective) -> bool:
         return type(network) in STRUCTURED and type(objective) is Objective
 
-    def fit(self, task: Task, recipe: Recipe, progress: Progress = silent) -> Fit:
-        fit = _fit_in_chunks(pad_rows(task), recipe, progress, STRUCTURED[type(task.network)])
-        if fit.probe_losses is None or task.probe_targets is None:
-            return fit
-        return replace(fit, probe_losses=fit.probe_losses[:, : len(task.probe_targets)])
+    def fit(
+        self,
+        task: Task,
+        recipe: Recipe,
+        progress: Progress = silent,
+        after: Fit | None = None,
+    ) -> Fit:
+        kernel = STRUCTURED[type(task.network)]
+        fit = _fit_in_chunks(pad_rows(task), recipe, progress, kernel, after)
+        if fit.probe_losses is not None and task.probe_targets is not None:
+            probes = fit.probe_losses[:, : len(task.probe_targets)]
+            fit = replace(fit, probe_losses=probes)
+        return fit if after is None else fit.following(after)
 
 
 @ENGINES.register("vmap")
@@ -47,38 +59,68 @@ class TorchEngine:
 class VmapEngine:
     """Generic torch: vmap over any network, several times slower than structured torch."""
 
+    rank: ClassVar[int] = 2
+
     def supports(self, network: nn.Module, objective: Objective) -> bool:
         return True
 
-    def fit(self, task: Task, recipe: Recipe, progress: Progress = silent) -> Fit:
-        return _fit_in_chunks(task, recipe, progress, GenericKernel)
+    def fit(
+        self,
+        task: Task,
+        recipe: Recipe,
+        progress: Progress = silent,
+        after: Fit | None = None,
+    ) -> Fit:
+        fit = _fit_in_chunks(task, recipe, progress, GenericKernel, after)
+        return fit if after is None else fit.following(after)
 
 
 def descend(
-    task: Task, kernel: Kernel, recipe: Recipe, schedule: Schedule, progress: Progress = silent
+    kernel: Kernel,
+    recipe: Recipe,
+    state: State,
+    schedule: Schedule | None = None,
+    progress: Progress = silent,
 ) -> Fit:
-    """Run the epochs: differentiate, step, average, reschedule.
+    """Run the epochs that are left: differentiate, step, average, reschedule.
 
+    The kernel stands at the parameters of `state`; `schedule` takes the place of the recipe's.
     The loss that the schedule sees is that of the weights before the step, as in a loop that
     calls `loss.backward(); optimiser.step(); scheduler.step(loss)`.
     """
-    adam = Adam(kernel.parameters, task.objective.weight_decay)
+    schedule = schedule or schedule_for(recipe, state)
+    mean, square = kernel.from_flat(state.mean), kernel.from_flat(state.square)
+    adam = Adam(kernel.parameters, kernel.task.objective.weight_decay, mean, square)
     average = Average(recipe.averaging)
-    record = _Record(recipe, kernel, watch=task.probe_inputs is not None)
-    for epoch in range(recipe.epochs):
-        losses, gradient = kernel.differentiate()
-        record.note(epoch, losses)
-        adam.step(gradient, schedule.rates)
-        average.update(epoch, kernel.parameters)
-        schedule.step(epoch, losses)
+    record = _Record(recipe, kernel)
+    reported = state.epoch
+    for epoch in range(state.epoch, recipe.epochs):
+        moving = schedule.moving(epoch) if recipe.stop_at_floor else None
+        resting = moving is not None and not bool(moving.any())
+        if not resting or record.wants(epoch):
+            losses, gradient = kernel.differentiate()
+            record.note(epoch, losses)
+        if not resting:
+            adam.steps = epoch
+            adam.step(gradient, schedule.rates, moving)
+            average.update(epoch, kernel.parameters)
+            schedule.step(epoch, losses)
         if (epoch + 1) % PROGRESS_EVERY == 0 or epoch + 1 == recipe.epochs:
-            progress(task.models * (epoch % PROGRESS_EVERY + 1))
+            progress(kernel.task.models * (epoch + 1 - reported))
+            reported = epoch + 1
     record.note(recipe.epochs, kernel.differentiate()[0])
     live = kernel.to_flat(kernel.parameters)
     return Fit(
         parameters=live if average.value is None else kernel.to_flat(average.value),
-        live=live,
-        learning_rate=schedule.rates,
+        state=State(
+            recipe.epochs,
+            live,
+            kernel.to_flat(adam.mean),
+            kernel.to_flat(adam.square),
+            schedule.rates,
+            schedule.best,
+            schedule.bad_epochs,
+        ),
         recorded_epochs=torch.tensor(record.epochs),
         losses=torch.stack(record.losses, dim=-1),
         probe_losses=torch.stack(record.probes, dim=-1) if record.probes else None,
@@ -88,21 +130,23 @@ def descend(
 class _Record:
     """Losses at the epochs that were asked for, and at the end."""
 
-    def __init__(self, recipe: Recipe, kernel: Kernel, watch: bool) -> None:
+    def __init__(self, recipe: Recipe, kernel: Kernel) -> None:
         self._recipe = recipe
         self._kernel = kernel
-        self._watch = watch
         self.epochs: list[int] = []
         self.losses: list[Tensor] = []
         self.probes: list[Tensor] = []
 
-    def note(self, epoch: int, losses: Tensor) -> None:
+    def wants(self, epoch: int) -> bool:
         every = self._recipe.record_every
-        if epoch < self._recipe.epochs and (every is None or epoch % every):
+        return epoch >= self._recipe.epochs or (every is not None and epoch % every == 0)
+
+    def note(self, epoch: int, losses: Tensor) -> None:
+        if not self.wants(epoch):
             return
         self.epochs.append(epoch)
         self.losses.append(losses.clone())
-        if self._watch:
+        if self._kernel.task.probe_inputs is not None:
             self.probes.append(self._kernel.probe())
 
 
@@ -141,15 +185,22 @@ class _Stopped(Exception):
 
 
 def _fit_in_chunks(
-    task: Task, recipe: Recipe, progress: Progress, kernel: Callable[[Task], Kernel]
+    task: Task,
+    recipe: Recipe,
+    progress: Progress,
+    kernel: Callable[[Task], Kernel],
+    after: Fit | None,
 ) -> Fit:
     """Train chunk by chunk, on as many threads as torch was given, each chunk on one.
 
     Small tensors gain nothing from threads within an operation, and an operation that is
     split between threads would compute the values at the seams by other instructions.
     """
+    state = State.initial(task.parameters, recipe.learning_rate) if after is None else after.state
+    task = replace(task, parameters=state.parameters)
     parts = _chunks(task)
-    threads = 1 if task.parameters.is_cuda else min(len(parts), torch.get_num_threads())
+    ends = [0, *itertools.accumulate(part.models for part in parts)]
+    states = [state.part(first, last) for first, last in pairwise(ends)]
     stop, lock = threading.Event(), threading.Lock()
 
     def report(done: int) -> None:
@@ -158,27 +209,11 @@ def _fit_in_chunks(
         with lock:
             progress(done)
 
-    def run(part: Task) -> Fit:
-        schedule = schedule_for(recipe, part.models, part.parameters.device)
-        return descend(part, kernel(part), recipe, schedule, report)
+    def run(part: tuple[Task, State]) -> Fit:
+        return descend(kernel(part[0]), recipe, part[1], progress=report)
 
-    with torch_threads(1):
-        if threads == 1:
-            return _join([run(part) for part in parts])
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(run, part) for part in parts]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                return _join([future.result() for future in _failed_first(futures)])
-            except BaseException:
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-
-
-def _failed_first(futures: list[Future[Fit]]) -> list[Future[Fit]]:
-    """Return the futures in order, or only one that failed, so that its error shows at once."""
-    return [f for f in futures if f.done() and f.exception() is not None][:1] or futures
+    threads = 1 if task.parameters.is_cuda else torch.get_num_threads()
+    return _join(run_all(run, list(zip(parts, states, strict=True)), threads, stop.set))
 
 
 def _activation_bytes(task: Task) -> int:
@@ -202,13 +237,11 @@ def _join(fits: list[Fit]) -> Fit:
     first = fits[0]
     if len(fits) == 1:
         return first
+    probes = [fit.probe_losses for fit in fits if fit.probe_losses is not None]
     return Fit(
         parameters=torch.cat([fit.parameters for fit in fits]),
-        live=torch.cat([fit.live for fit in fits]),
-        learning_rate=torch.cat([fit.learning_rate for fit in fits]),
+        state=State.joined([fit.state for fit in fits]),
         recorded_epochs=first.recorded_epochs,
         losses=torch.cat([fit.losses for fit in fits]),
-        probe_losses=None
-        if first.probe_losses is None
-        else torch.cat([fit.probe_losses for fit in fits if fit.probe_losses is not None]),
+        probe_losses=torch.cat(probes) if probes else None,
     )

@@ -19,10 +19,14 @@ from ifcheck.params import Layout
 class Kernel(Protocol):
     """Batched differentiation of one task at parameters that the optimiser moves in place."""
 
+    task: Task
     parameters: Tensor  # (models, params) in an order of the kernel's own
 
     def to_flat(self, parameters: Tensor) -> Tensor:
         """Return a copy of `parameters` in the order of the network's layout."""
+
+    def from_flat(self, flat: Tensor) -> Tensor:
+        """Return a copy of flat parameters (models, P) in the kernel's own order."""
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         """Return weighted data losses (models,) and their gradient, valid until the next call.
@@ -38,29 +42,32 @@ class GenericKernel:
     """Any `nn.Module`: `vmap` over `functional_call`, then one backward pass."""
 
     def __init__(self, task: Task) -> None:
-        self.parameters = task.parameters.clone()
-        self._task = task
+        self.parameters = self.from_flat(task.parameters)
+        self.task = task
         self._layout = Layout.of(task.network)
         self._weights = task.weights.unflatten(0, (len(task.inputs), -1))
 
     def to_flat(self, parameters: Tensor) -> Tensor:
         return parameters.clone()
 
+    def from_flat(self, flat: Tensor) -> Tensor:
+        return flat.clone()
+
     def differentiate(self) -> tuple[Tensor, Tensor]:
         leaf = self.parameters.detach().requires_grad_()
-        losses = self._losses(leaf, self._task.inputs, self._task.targets)
+        losses = self._losses(leaf, self.task.inputs, self.task.targets)
         weighted = weighted_mean(losses, self._weights).flatten()
         (gradient,) = torch.autograd.grad(weighted.sum(), leaf)
         return weighted.detach(), gradient
 
     def probe(self) -> Tensor:
-        inputs, targets = _probes(self._task)
+        inputs, targets = _probes(self.task)
         with torch.no_grad():
             return self._losses(self.parameters, inputs, targets).flatten(0, 1)
 
     def _losses(self, flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return per-example losses. Shape: (groups, models of a group, rows)."""
-        network, objective = self._task.network, self._task.objective
+        network, objective = self.task.network, self.task.objective
 
         def one(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
             outputs = functional_call(network, parameters, (rows,))
@@ -81,8 +88,8 @@ class MLPKernel:
     def __init__(self, task: Task) -> None:
         if not isinstance(task.network, MLP):
             raise TypeError(f"expected an MLP, got {type(task.network).__name__}")
-        self.parameters = pad_columns(task.parameters)
-        self._task = task
+        self.parameters = self.from_flat(task.parameters)
+        self.task = task
         self._sizes = task.network.layer_sizes
         self._activation = ACTIVATIONS[task.network.activation]
         self._inputs = self._expand(task.inputs)
@@ -92,7 +99,10 @@ class MLPKernel:
         self._layer_gradients = _layers(self._gradient, self._sizes)
 
     def to_flat(self, parameters: Tensor) -> Tensor:
-        return parameters[:, : self._task.parameters.shape[1]].clone()
+        return parameters[:, : self.task.parameters.shape[1]].clone()
+
+    def from_flat(self, flat: Tensor) -> Tensor:
+        return pad_columns(flat)
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         activations = self._forward(self._inputs)
@@ -101,15 +111,15 @@ class MLPKernel:
         return losses, self._gradient
 
     def probe(self) -> Tensor:
-        inputs, targets = _probes(self._task)
+        inputs, targets = _probes(self.task)
         return _losses_of_logits(self._forward(self._expand(inputs))[-1], targets)
 
     def _expand(self, inputs: Tensor) -> Tensor:
         """Return the inputs as (M, features, N); groups of several models share memory."""
         columns = inputs.flatten(2).transpose(1, 2).contiguous()
         if len(columns) == 1:
-            return columns.expand(self._task.models, -1, -1)
-        return columns.repeat_interleave(self._task.models_per_group, dim=0)
+            return columns.expand(self.task.models, -1, -1)
+        return columns.repeat_interleave(self.task.models_per_group, dim=0)
 
     def _forward(self, inputs: Tensor) -> list[Tensor]:
         """Return the activations below each layer, and the logits last; each (M, W, N)."""
@@ -144,17 +154,20 @@ class HeadKernel:
         if not isinstance(task.network, nn.Linear):
             raise TypeError(f"expected a linear head, got {type(task.network).__name__}")
         self._classes = task.network.out_features
-        self._to_flat, to_kernel = _bias_beside_weights(task.network)
-        self._used = len(to_kernel)
-        self.parameters = pad_columns(task.parameters[:, to_kernel])
+        self._to_flat, self._to_kernel = _bias_beside_weights(task.network)
+        self._used = len(self._to_kernel)
+        self.parameters = self.from_flat(task.parameters)
         self._gradient = torch.zeros_like(self.parameters)
-        self._task = task
+        self.task = task
         self._inputs = _with_ones(task.inputs)
         self._transposed = self._inputs.transpose(1, 2)
         self._output = _SoftmaxOutput(task, self._classes)
 
     def to_flat(self, parameters: Tensor) -> Tensor:
         return parameters[:, self._to_flat]
+
+    def from_flat(self, flat: Tensor) -> Tensor:
+        return pad_columns(flat[:, self._to_kernel])
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         losses, delta = self._output.differentiate(self._logits(self._inputs))
@@ -164,7 +177,7 @@ class HeadKernel:
         return losses, self._gradient
 
     def probe(self) -> Tensor:
-        inputs, targets = _probes(self._task)
+        inputs, targets = _probes(self.task)
         return _losses_of_logits(self._logits(_with_ones(inputs)), targets)
 
     def _logits(self, inputs: Tensor) -> Tensor:
@@ -283,3 +296,12 @@ def _bias_beside_weights(head: nn.Linear) -> tuple[Tensor, Tensor]:
     biases = head.weight.numel() + torch.arange(head.out_features)[:, None]
     from_flat = torch.cat([weights, biases], dim=1).flatten()
     return from_flat.argsort(), from_flat
+
+
+def layer_sizes(network: nn.Module) -> tuple[int, ...]:
+    """Return the width of every layer of an MLP or linear head, input and output included."""
+    if isinstance(network, nn.Linear):
+        return network.in_features, network.out_features
+    if isinstance(network, MLP):
+        return network.layer_sizes
+    raise TypeError(f"expected an MLP or a linear head, got {type(network).__name__}")

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ifcheck.engines.base import Averaging, Recipe
+from ifcheck.engines.base import Averaging, Recipe, State
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's defaults, used by the paper
 RATE_EPSILON = 1e-8  # ReduceLROnPlateau's: smaller decays of the rate are ignored
@@ -21,32 +21,62 @@ class Adam:
     that a model's float64 trajectory equals the sequential one up to its gradient's rounding.
     """
 
-    def __init__(self, parameters: Tensor, weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Tensor,
+        weight_decay: float,
+        mean: Tensor | None = None,
+        square: Tensor | None = None,
+    ) -> None:
         self.parameters = parameters  # (models, params), updated in place
         self.weight_decay = weight_decay
         self.steps = 0
-        self._mean = torch.zeros_like(parameters)
-        self._square = torch.zeros_like(parameters)
+        self.mean = torch.zeros_like(parameters) if mean is None else mean
+        self.square = torch.zeros_like(parameters) if square is None else square
         self._scratch = torch.empty_like(parameters)
 
-    def step(self, gradient: Tensor, rates: Tensor) -> None:
-        """Descend once. Shapes: gradient (models, params), consumed; rates (models,)."""
+    def step(self, gradient: Tensor, rates: Tensor, moving: Tensor | None = None) -> None:
+        """Descend once, with those models (models,) that are moving; None: all.
+
+        Shapes: gradient (models, params), consumed; rates (models,).
+        """
+        if moving is None:
+            self._step(gradient, rates)
+            return
+        state = (self.parameters, self.mean, self.square)
+        before = [value.clone() for value in state]
+        self._step(gradient, rates)
+        for value, former in zip(state, before, strict=True):
+            value.copy_(torch.where(moving[:, None], value, former))
+
+    def _step(self, gradient: Tensor, rates: Tensor) -> None:
         self.steps += 1
         if self.weight_decay:
             gradient.add_(self.parameters, alpha=self.weight_decay)
-        self._mean.lerp_(gradient, 1 - BETA1)
-        self._square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        denominator = torch.sqrt(self._square, out=self._scratch)
+        self.mean.lerp_(gradient, 1 - BETA1)
+        self.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        denominator = torch.sqrt(self.square, out=self._scratch)
         denominator.div_((1 - BETA2**self.steps) ** 0.5).add_(EPSILON)
         sizes = (rates / (1 - BETA1**self.steps)).to(gradient.dtype)
-        update = torch.mul(self._mean, sizes[:, None], out=gradient)
+        update = torch.mul(self.mean, sizes[:, None], out=gradient)
         self.parameters.sub_(update.div_(denominator))
 
 
 class Schedule(Protocol):
-    """Learning rates that react to each model's loss."""
+    """Learning rates that react to each model's loss; all tensors (models,) float64."""
 
-    rates: Tensor  # (models,) float64
+    rates: Tensor
+
+    @property
+    def best(self) -> Tensor:
+        """The lowest loss that the plateau schedule has seen."""
+
+    @property
+    def bad_epochs(self) -> Tensor:
+        """The epochs since then."""
+
+    def moving(self, epoch: int) -> Tensor | None:
+        """Return which models move in this epoch if `stop_at_floor` is asked; None: all."""
 
     def step(self, epoch: int, losses: Tensor) -> None:
         """Take note of the losses (models,) of this epoch and set the next rates."""
@@ -55,22 +85,27 @@ class Schedule(Protocol):
 class Plateau:
     """`ReduceLROnPlateau(mode="min", threshold_mode="rel")` for each model on its own."""
 
-    def __init__(self, models: int, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, state: State) -> None:
         self.recipe = recipe
-        self.rates = torch.full((models,), recipe.learning_rate, dtype=torch.float64, device=device)
-        self._best = torch.full_like(self.rates, math.inf)
-        self._bad_epochs = torch.zeros_like(self.rates)
+        self.rates, self.best, self.bad_epochs = state.rates, state.best, state.bad_epochs.clone()
+
+    def moving(self, epoch: int) -> Tensor | None:
+        """Return which models' rates can still fall."""
+        return self._above_floor()
+
+    def _above_floor(self) -> Tensor:
+        return self.rates - self.rates * self.recipe.factor > RATE_EPSILON
 
     def step(self, epoch: int, losses: Tensor) -> None:
+        """Take note of the losses (models,) and lower the rates whose patience is exhausted."""
         current = losses.to(torch.float64)
-        better = current < self._best * (1.0 - self.recipe.threshold)
-        self._best = torch.where(better, current, self._best)
-        self._bad_epochs.add_(1.0).masked_fill_(better, 0.0)
-        exhausted = self._bad_epochs > self.recipe.patience
-        reduced = self.rates * self.recipe.factor
-        lowered = exhausted & (self.rates - reduced > RATE_EPSILON)
-        self.rates = torch.where(lowered, reduced, self.rates)
-        self._bad_epochs.masked_fill_(exhausted, 0.0)
+        better = current < self.best * (1.0 - self.recipe.threshold)
+        self.best = torch.where(better, current, self.best)
+        self.bad_epochs.add_(1.0).masked_fill_(better, 0.0)
+        exhausted = self.bad_epochs > self.recipe.patience
+        lowered = exhausted & self._above_floor()
+        self.rates = torch.where(lowered, self.rates * self.recipe.factor, self.rates)
+        self.bad_epochs.masked_fill_(exhausted, 0.0)
 
 
 class PlateauThenAnneal:
@@ -82,12 +117,24 @@ class PlateauThenAnneal:
         self._annealed = 0  # steps of SWALR taken
         self.rates = plateau.rates
 
+    @property
+    def best(self) -> Tensor:
+        return self._plateau.best
+
+    @property
+    def bad_epochs(self) -> Tensor:
+        return self._plateau.bad_epochs
+
+    def moving(self, epoch: int) -> Tensor | None:
+        return None if epoch > self._averaging.start else self._plateau.moving(epoch)
+
     def step(self, epoch: int, losses: Tensor) -> None:
         if epoch <= self._averaging.start:
             self._plateau.step(epoch, losses)
             self.rates = self._plateau.rates
             return
-        before, after = self._share(self._annealed), self._share(self._annealed + 1)
+        before = annealed_share(self._averaging, self._annealed)
+        after = annealed_share(self._averaging, self._annealed + 1)
         target = self._averaging.learning_rate
         if before == 1.0:  # torch forgets the initial rate once the target is reached
             initial = torch.full_like(self.rates, target)
@@ -96,15 +143,16 @@ class PlateauThenAnneal:
         self.rates = target * after + initial * (1.0 - after)
         self._annealed += 1
 
-    def _share(self, steps: int) -> float:
-        """Return how far towards the target the rate is after `steps`, from 0 to 1."""
-        done = min(1.0, steps / max(1, self._averaging.anneal_epochs))
-        return (1.0 - math.cos(math.pi * done)) / 2.0
+
+def annealed_share(averaging: Averaging, steps: int) -> float:
+    """Return how far `SWALR` has taken the rate to its target after `steps`, from 0 to 1."""
+    done = min(1.0, steps / max(1, averaging.anneal_epochs))
+    return (1.0 - math.cos(math.pi * done)) / 2.0
 
 
-def schedule_for(recipe: Recipe, models: int, device: torch.device) -> Schedule:
-    """Return the schedule that a recipe asks for."""
-    plateau = Plateau(models, recipe, device)
+def schedule_for(recipe: Recipe, state: State) -> Schedule:
+    """Return the schedule that a recipe asks for, going on from a state without averaging."""
+    plateau = Plateau(recipe, state)
     return plateau if recipe.averaging is None else PlateauThenAnneal(plateau, recipe.averaging)
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from numpy.typing import NDArray
 
 from ifcheck import provenance
-from ifcheck.artifacts import write_text
+from ifcheck.artifacts import cache_folder, write_text
 from ifcheck.datasets import Dataset
 from ifcheck.engines import Recipe, Task, select_engine
 from ifcheck.errors import IfcheckError, UnusableInput
@@ -31,7 +29,6 @@ SEARCH_NETWORK = MLPSpec(depth=1, width=5)
 SEARCH_VARIANT = WeightDecay()
 SEARCH_SEED = 0
 SEARCH_EPOCHS = 1_000
-CACHE_VARIABLE = "IFCHECK_CACHE_DIR"
 
 
 def count_test_points(specification: str, dataset: Dataset) -> int:
@@ -80,7 +77,7 @@ def leave_one_out_losses(dataset: Dataset, name: str, reporter: Reporter) -> NDA
     """
     # Any split holds every row of the table, so its digest is that of the data.
     key = dataset.split(dataset.row_ids[:1].tolist()).digest[:16]
-    path = _cache_folder() / f"{name}-{key}-{provenance.code_revision()}.json"
+    path = cache_folder() / f"{name}-{key}-{provenance.code_revision()}.json"
     cached = _read_cache(path, len(dataset.row_ids))
     if cached is not None:
         return cached
@@ -127,10 +124,6 @@ def _search(inputs: torch.Tensor, targets: torch.Tensor, reporter: Reporter) -> 
     if fit.probe_losses is None:
         raise RuntimeError("the engine did not record the losses")
     return fit.probe_losses[:, :, -1].diagonal().numpy().copy()
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("ifcheck"))
 
 
 def _read_cache(path: Path, rows: int) -> NDArray[np.float64] | None:

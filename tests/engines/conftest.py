@@ -1,12 +1,16 @@
 """Tasks that the tests of the engines share, and one torch thread unless a test asks for more."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ifcheck.engines import Task
+from ifcheck.engines import Fit, NumbaEngine, Recipe, State, Task, silent
+from ifcheck.engines.batched import STRUCTURED, TorchEngine, VmapEngine, descend
+from ifcheck.engines.kernels import Kernel
 from ifcheck.models import MLP, initialise
 from ifcheck.models.mlp import MLPSpec
 from ifcheck.objective import Objective
@@ -35,11 +39,52 @@ class Replay:
 
     def __init__(self, rates: Sequence[Sequence[float]]) -> None:
         self._recorded = torch.tensor(rates, dtype=torch.float64)
-        self.rates = self._recorded[:, 0]
+        self.rates = self.best = self.bad_epochs = self._recorded[:, 0]
 
     def step(self, epoch: int, losses: Tensor) -> None:
         if epoch + 1 < self._recorded.shape[1]:
             self.rates = self._recorded[:, epoch + 1]
+
+
+Descent = Callable[[Task, Recipe, Sequence[Sequence[float]]], Fit]
+
+
+def structured(task: Task, recipe: Recipe, rates: Sequence[Sequence[float]]) -> Fit:
+    """Descend by hand-written torch under recorded rates (models, epochs)."""
+    return with_kernel(STRUCTURED[type(task.network)])(task, recipe, rates)
+
+
+def compiled(task: Task, recipe: Recipe, rates: Sequence[Sequence[float]]) -> Fit:
+    """The same, compiled by numba."""
+    pytest.importorskip("numba")
+    from ifcheck.engines.compiled import Descent as Compiled
+
+    return Compiled(task, recipe, rates=np.array(rates, dtype=np.float64)).run(silent)
+
+
+def with_kernel(kernel: Callable[[Task], Kernel]) -> Descent:
+    """The same with one of torch's kernels."""
+
+    def follow(task: Task, recipe: Recipe, rates: Sequence[Sequence[float]]) -> Fit:
+        start = State.initial(task.parameters, recipe.learning_rate)
+        return descend(kernel(task), recipe, start, Replay(rates))
+
+    return follow
+
+
+DESCENTS = pytest.mark.parametrize("descent", [structured, compiled], ids=["torch", "numba"])
+ENGINES = pytest.mark.parametrize(
+    "engine",
+    [
+        TorchEngine(),
+        VmapEngine(),
+        pytest.param(
+            NumbaEngine(),
+            marks=pytest.mark.skipif(find_spec("numba") is None, reason="numba is an extra"),
+        ),
+    ],
+    ids=["torch", "vmap", "numba"],
+)
 
 
 def networks(

@@ -8,13 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck.engines import Fit, Recipe, Task
-from ifcheck.engines.batched import TorchEngine, VmapEngine, descend
-from ifcheck.engines.kernels import GenericKernel, HeadKernel, MLPKernel
+from ifcheck.engines.batched import TorchEngine
+from ifcheck.engines.kernels import GenericKernel
 from ifcheck.objective import Objective, uniform_weights, weights_without
 from ifcheck.params import stack_modules
 from ifcheck.variants import averaged
 from tests.benchmarks import sequential_loop as loop
-from tests.engines.conftest import Replay, as_loop_model, networks
+from tests.engines.conftest import (
+    DESCENTS,
+    ENGINES,
+    as_loop_model,
+    compiled,
+    networks,
+    structured,
+    with_kernel,
+)
 
 REMOVED = (5, 77, 120)  # one row of each class
 HEAD_EPOCHS, HEAD_BOUND = 7_500, 1e-12  # the paper's fine-tuning; largest difference of a weight
@@ -131,16 +139,19 @@ def fine_tuning_task(base: loop.MLP, iris, rows, weight_decay: float) -> Task:
     ],
     ids=["l2", "none", "l2-swa"],
 )
-def test_fine_tuned_heads_are_the_loop_s(base, iris, weight_decay, averaging, rows, epochs):
+@DESCENTS
+def test_fine_tuned_heads_are_the_loop_s(
+    base, iris, descent, weight_decay, averaging, rows, epochs
+):
     tuned = [copy.deepcopy(base) for _ in rows]
     options = {"epochs": epochs, "weight_decay": weight_decay, "averaging": averaging}
     looped = run_loop(tuned, iris, rows, head_only=True, **options)
     task = fine_tuning_task(base, iris, rows, weight_decay)
-    fit = descend(task, HeadKernel(task), recipe_of(epochs, averaging), Replay(looped.rates))
+    fit = descent(task, recipe_of(epochs, averaging), looped.rates)
     check_against(fit, looped, HEAD_BOUND)
 
 
-@pytest.mark.parametrize("engine", [TorchEngine(), VmapEngine()], ids=["torch", "vmap"])
+@ENGINES
 def test_fine_tuning_reduces_its_rates_when_the_loop_does(base, iris, engine):
     """The engines' own schedule, with a patience that forces several reductions."""
     tuned = [copy.deepcopy(base) for _ in REMOVED]
@@ -156,33 +167,38 @@ def test_fine_tuning_reduces_its_rates_when_the_loop_does(base, iris, engine):
 # --- training of whole networks --------------------------------------------------------------
 
 
+@DESCENTS
 @pytest.mark.parametrize("weight_decay", [0.0, 0.005])
 @pytest.mark.parametrize("activation", ["selu", "tanh", "relu"])
 @pytest.mark.parametrize(("depth", "count", "epochs"), [(1, 1, EPOCHS), (8, 2, DEEP_EPOCHS)])
-def test_trained_networks_are_the_loop_s(iris, activation, depth, count, epochs, weight_decay):
+def test_trained_networks_are_the_loop_s(
+    iris, descent, activation, depth, count, epochs, weight_decay
+):
     started, rows = networks(count, depth, 5, torch.float64, activation), REMOVED[:count]
     models = [as_loop_model(network) for network in started]
     looped = run_loop(models, iris, rows, epochs=epochs, weight_decay=weight_decay)
     task = training_task(started, iris, rows, weight_decay)
-    fit = descend(task, MLPKernel(task), recipe_of(epochs), Replay(looped.rates))
+    fit = descent(task, recipe_of(epochs), looped.rates)
     check_against(fit, looped, BOUND)
 
 
-@pytest.mark.parametrize("kernel", [MLPKernel, GenericKernel])
+@pytest.mark.parametrize(
+    "descent", [structured, compiled, with_kernel(GenericKernel)], ids=["torch", "numba", "vmap"]
+)
 @pytest.mark.parametrize(("depth", "epochs"), [(1, 200), (8, DEEP_EPOCHS)])
-def test_averaged_networks_are_the_loop_s(iris, depth, epochs, kernel):
+def test_averaged_networks_are_the_loop_s(iris, depth, epochs, descent):
     started = networks(2, depth, 5, torch.float64)
     models = [as_loop_model(network) for network in started]
     options = {"epochs": epochs, "weight_decay": 0.005, "averaging": True}
     looped = run_loop(models, iris, REMOVED[:2], **options)
     task = training_task(started, iris, REMOVED[:2], 0.005)
-    fit = descend(task, kernel(task), recipe_of(epochs, averaging=True), Replay(looped.rates))
+    fit = descent(task, recipe_of(epochs, averaging=True), looped.rates)
     check_against(fit, looped, BOUND)
     assert distance(fit.parameters, fit.live) > 1e-6  # the average is not the last weights
 
 
 @pytest.mark.parametrize("averaging", [False, True], ids=["plain", "swa"])
-@pytest.mark.parametrize("engine", [TorchEngine(), VmapEngine()], ids=["torch", "vmap"])
+@ENGINES
 def test_engines_train_as_the_loop_with_their_own_schedule(iris, engine, averaging):
     started = networks(2, 1, 5, torch.float64)
     models = [as_loop_model(network) for network in started]
@@ -195,8 +211,9 @@ def test_engines_train_as_the_loop_with_their_own_schedule(iris, engine, averagi
 # --- single precision ------------------------------------------------------------------------
 
 
+@ENGINES
 @pytest.mark.parametrize("depth", [1, 8])
-def test_float32_is_as_far_from_float64_as_the_loop_is(iris, depth):
+def test_float32_is_as_far_from_float64_as_the_loop_is(iris, depth, engine):
     """Rounding of the type is the yardstick: trajectories in float32 cannot be compared closer.
 
     Compared is the median over models of the largest difference of a weight; another order of
@@ -208,7 +225,7 @@ def test_float32_is_as_far_from_float64_as_the_loop_is(iris, depth):
     coarse = [as_loop_model(network) for network in started]
     reference = run_loop(exact, iris, rows, **options).live
     looped = run_loop(coarse, iris, rows, **options).live
-    fit = TorchEngine().fit(training_task(started, iris, rows, 0.005), recipe_of(100))
+    fit = engine.fit(training_task(started, iris, rows, 0.005), recipe_of(100))
 
     def error(parameters: Tensor) -> float:
         return (parameters.double() - reference).abs().amax(1).median().item()
@@ -237,21 +254,22 @@ def test_float32_and_float64_start_from_equal_networks():
         (0, 5, [0]),
     ],
 )
-def test_recorded_epochs_and_losses(iris, epochs, every, expected):
+@ENGINES
+def test_recorded_epochs_and_losses(iris, engine, epochs, every, expected):
     """Losses of the data term before the step of each recorded epoch, and after the last one."""
     started = networks(2, 1, 5, torch.float64)
     models = [as_loop_model(network) for network in started]
     # one epoch more than the engine, so that its last loss has a counterpart
     looped = run_loop(models, iris, REMOVED[:2], epochs=epochs + 1, weight_decay=0.005)
     task = training_task(started, iris, REMOVED[:2], 0.005)
-    fit = TorchEngine().fit(task, recipe_of(epochs, record_every=every))
+    fit = engine.fit(task, recipe_of(epochs, record_every=every))
     assert fit.recorded_epochs.tolist() == expected
     assert fit.losses.shape == (2, len(expected))
     assert distance(fit.losses, looped.losses[:, expected]) <= 1e-13
 
 
 @pytest.mark.parametrize("head_only", [False, True], ids=["network", "head"])
-@pytest.mark.parametrize("engine", [TorchEngine(), VmapEngine()], ids=["torch", "vmap"])
+@ENGINES
 def test_recorded_probe_losses(base, iris, engine, head_only):
     """Losses of watched rows, in the loop by training anew for as many epochs."""
     rows, every, epochs = REMOVED[:2], 8, 20
@@ -281,11 +299,12 @@ def test_a_task_without_probes_records_none(iris):
     assert TorchEngine().fit(task, recipe_of(2)).probe_losses is None
 
 
-def test_a_removal_of_nothing_is_training_on_all_rows(iris):
+@ENGINES
+def test_a_removal_of_nothing_is_training_on_all_rows(iris, engine):
     """The null run: position -1 removes no row, and the loop takes the plain mean."""
     started = networks(1, 1, 5, torch.float64)
     model = as_loop_model(started[0])
     loop.train(model, iris[0], iris[1], epochs=50)
     task = training_task(started, iris, (-1,), 0.0)
     assert torch.equal(task.weights[0], uniform_weights(149, torch.float64))
-    assert distance(TorchEngine().fit(task, recipe_of(50)).live, stack_modules([model])) <= 1e-13
+    assert distance(engine.fit(task, recipe_of(50)).live, stack_modules([model])) <= 1e-13

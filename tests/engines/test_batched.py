@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ifcheck.engines import ENGINES, Fit, Recipe, Task, assess, batched, select_engine
-from ifcheck.engines.batched import TorchEngine, VmapEngine, descend
+from ifcheck.engines import ENGINES, Fit, Recipe, Task, assess, batched, fast, select_engine
+from ifcheck.engines.batched import TorchEngine, VmapEngine
 from ifcheck.engines.kernels import GenericKernel, HeadKernel, MLPKernel
 from ifcheck.errors import UnknownName, UnusableInput
 from ifcheck.objective import Objective
@@ -21,12 +21,12 @@ from tests import oracles
 from tests.benchmarks import sequential_loop as loop
 from tests.engines.conftest import (
     CLASSES,
-    Replay,
     as_loop_model,
     bilinear_task,
     head_task,
     mlp_task,
     networks,
+    with_kernel,
 )
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -210,9 +210,9 @@ def test_a_start_that_is_not_usable_disturbs_no_other_model(kernel, make_task, s
 def test_a_huge_learning_rate_disturbs_no_other_model(kernel, make_task):
     task = make_task()
     rates = torch.full((4, RECIPE.epochs), 1e-3, dtype=torch.float64)
-    sound = descend(task, kernel(task), RECIPE, Replay(rates.tolist()))
+    sound = with_kernel(kernel)(task, RECIPE, rates.tolist())
     rates[1] = 1e200
-    fit = descend(task, kernel(task), RECIPE, Replay(rates.tolist()))
+    fit = with_kernel(kernel)(task, RECIPE, rates.tolist())
     assert not fit.live[1].isfinite().all()
     for field in ("parameters", "live", "losses", "probe_losses"):
         one, other = getattr(fit, field), getattr(sound, field)
@@ -455,21 +455,29 @@ class OtherObjective(Objective):
     """An objective that may have another loss."""
 
 
-@pytest.mark.parametrize(
-    ("network", "objective", "expected"),
-    [
-        (networks(1, 1, 5, torch.float32)[0], Objective(), "torch"),
-        (nn.Linear(5, 3), Objective(0.005), "torch"),
-        (Subclass(5, 3), Objective(), "vmap"),
-        (nn.Sequential(nn.Linear(5, 3)), Objective(), "vmap"),
-        (nn.Linear(5, 3), OtherObjective(), "vmap"),
-    ],
-    ids=["mlp", "head", "subclass of a head", "other network", "other objective"],
-)
-def test_auto_takes_the_fastest_engine_that_fits(network, objective, expected):
+CHOICES = {
+    "mlp": (networks(1, 1, 5, torch.float32)[0], Objective(), True),
+    "head": (nn.Linear(5, 3), Objective(0.005), True),
+    "subclass of a head": (Subclass(5, 3), Objective(), False),
+    "other network": (nn.Sequential(nn.Linear(5, 3)), Objective(), False),
+    "other objective": (nn.Linear(5, 3), OtherObjective(), False),
+}
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["numba", "no numba"])
+@pytest.mark.parametrize(("network", "objective", "known"), CHOICES.values(), ids=CHOICES)
+def test_auto_takes_the_fastest_engine_that_fits(monkeypatch, network, objective, known, installed):
+    monkeypatch.setattr(fast, "find_spec", lambda name: object() if installed else None)
+    expected = "vmap" if not known else "numba" if installed else "torch"
     name, engine = select_engine("auto", network, objective)
     assert name == expected
     assert engine == ENGINES.create(expected)
+
+
+def test_numba_leaves_other_devices_to_torch(monkeypatch):
+    monkeypatch.setattr(fast, "find_spec", lambda name: object())
+    elsewhere = nn.Linear(5, 3, device="meta")
+    assert select_engine("auto", elsewhere, Objective())[0] == "torch"
 
 
 def test_a_named_engine_is_taken_though_a_faster_one_fits():
@@ -477,8 +485,17 @@ def test_a_named_engine_is_taken_though_a_faster_one_fits():
 
 
 def test_a_named_engine_that_does_not_fit_is_refused():
-    with pytest.raises(UnusableInput, match="'torch' cannot train Sequential") as error:
+    with pytest.raises(
+        UnusableInput, match="'torch' cannot train Sequential here: Structured"
+    ) as error:
         select_engine("torch", nn.Sequential(nn.Linear(5, 3)), Objective())
+    assert "--engine auto" in error.value.remedy
+
+
+def test_numba_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr(fast, "find_spec", lambda name: None)
+    with pytest.raises(UnusableInput, match="extra `fast`") as error:
+        select_engine("numba", nn.Linear(5, 3), Objective())
     assert "--engine auto" in error.value.remedy
 
 

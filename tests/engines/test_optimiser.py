@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import SWALR, AveragedModel
 
-from ifcheck.engines import Averaging, Recipe
+from ifcheck.engines import Averaging, Recipe, State
 from ifcheck.engines.optimiser import Adam, Average, Plateau, PlateauThenAnneal, schedule_for
 from ifcheck.variants import averaged
 
-CPU = torch.device("cpu")
+
+def start(recipe: Recipe, models: int) -> State:
+    """Where the descent of models begins whose parameters do not matter."""
+    return State.initial(torch.zeros(models, 1), recipe.learning_rate)
 
 
 def torch_optimiser(rate: float) -> torch.optim.Optimizer:
@@ -47,7 +50,7 @@ def torch_rates(losses: list[float], recipe: Recipe) -> list[float]:
 
 def batched_rates(losses: list[list[float]], recipe: Recipe) -> list[list[float]]:
     """The same from ifcheck's schedule, for the losses of several models. Shape: losses'."""
-    schedule = schedule_for(recipe, len(losses), CPU)
+    schedule = schedule_for(recipe, start(recipe, len(losses)))
     rates = []
     for epoch, column in enumerate(zip(*losses, strict=True)):
         schedule.step(epoch, torch.tensor(column, dtype=torch.float64))
@@ -121,7 +124,7 @@ def test_plateau_keeps_each_model_apart(threshold):
 def test_plateau_reads_float32_losses_as_torch_reads_their_items():
     losses = torch.tensor(noisy_descent(3, 200), dtype=torch.float32)
     recipe = Recipe(200, patience=2)
-    plateau = Plateau(1, recipe, CPU)
+    plateau = Plateau(recipe, start(recipe, 1))
     rates = []
     for epoch, loss in enumerate(losses):
         plateau.step(epoch, loss[None])
@@ -133,8 +136,9 @@ def test_plateau_reads_float32_losses_as_torch_reads_their_items():
 
 
 def test_a_recipe_without_averaging_never_anneals():
-    assert isinstance(schedule_for(Recipe(10), 1, CPU), Plateau)
-    assert isinstance(schedule_for(averaged(Recipe(10)), 1, CPU), PlateauThenAnneal)
+    plain = Recipe(10)
+    assert isinstance(schedule_for(plain, start(plain, 1)), Plateau)
+    assert isinstance(schedule_for(averaged(plain), start(plain, 1)), PlateauThenAnneal)
 
 
 @pytest.mark.parametrize("patience", [0, 4])

@@ -1,0 +1,47 @@
+"""Work on several threads, each of which uses one thread within torch's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from ifcheck.engines.threads import torch_threads
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def nothing() -> None:
+    """What is done about a failure where nothing needs to be."""
+
+
+def run_all(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int,
+    on_failure: Callable[[], None] = nothing,
+) -> list[Result]:
+    """Return the function's results in order, on up to so many threads.
+
+    If one fails, or the user interrupts, `on_failure` is called, items that have not started
+    are dropped, and the error is raised when those that have are done.
+    """
+    threads = min(threads, len(items))
+    with torch_threads(1):
+        if threads <= 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(threads) as pool:
+            futures = [pool.submit(function, item) for item in items]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                return [future.result() for future in _failed_first(futures)]
+            except BaseException:
+                on_failure()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _failed_first(futures: list[Future[Result]]) -> list[Future[Result]]:
+    """Return the futures in order, or only one that failed, so that its error shows at once."""
+    return [f for f in futures if f.done() and f.exception() is not None][:1] or futures

@@ -80,6 +80,14 @@ Seeds = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of training.")]
 RetrainEpochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of retraining.")]
+StopAtFloor = Annotated[
+    bool | None,
+    typer.Option(
+        "--stop-at-lr-floor",
+        help="End a model's run where its learning rate cannot fall any more: faster, and "
+        "moves test losses a little.",
+    ),
+]
 Polish = Annotated[
     str | None, typer.Option("--polish", help="none, or head: move the head to its optimum.")
 ]

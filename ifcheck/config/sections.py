@@ -50,6 +50,7 @@ class TrainConfig:
     factor: Share = 0.1
     dtype: Precision = "float32"
     polish: Literal["none", "head"] = "none"
+    stop_at_lr_floor: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -76,6 +77,7 @@ class RetrainConfig:
     swa_restart: Literal["average", "live"] = "average"
     trajectory: bool = False
     trajectory_every: Positive = 25
+    stop_at_lr_floor: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -28,8 +28,10 @@ from ifcheck.stages.retrain import retrain
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.train import network_layout, train
 
-TRAIN_SAMPLES = (40, 240)  # epochs; long enough for the second to dwarf start-up
+TRAIN_SAMPLES = (40, 240)  # epochs of two runs whose difference is that of their epochs
 RETRAIN_SAMPLES = (10, 60)
+TELLING_SECONDS = 0.5  # difference of two runs that says more than their noise
+LONGER = 4  # times as many epochs where it does not
 SEED_SAMPLE = 4  # seeds that stand for all where time is proportional to their number
 PICTURE_SECONDS = 4.0  # measured for four figures, import of matplotlib included
 PICTURE_BYTES = 600_000  # the same four
@@ -187,6 +189,9 @@ def _extrapolate(run: Callable[[int], float], samples: tuple[int, int], epochs: 
     short, long = (min(sample, epochs) for sample in samples)
     run(short)  # the first call pays for what torch and the data set load once
     first, second = run(short), run(long)
+    while second - first < TELLING_SECONDS and long < epochs:
+        long = min(LONGER * long, epochs)
+        second = run(long)
     if long == short:
         return second
     per_epoch = max(0.0, (second - first) / (long - short))

@@ -27,6 +27,7 @@ from ifcheck.stages.setup import make_setup
 from ifcheck.stages.stage import stage
 from ifcheck.stages.tables import write_csv
 from ifcheck.stages.train import network_layout, train
+from ifcheck.stages.trunks import Trunks
 
 Row = dict[str, Any]
 
@@ -54,10 +55,11 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
     claim_study(config, out)
     study = Study(out, [], [], [])
     finished: list[_CellFiles] = []
+    trunks = Trunks(make_setup(cell.config) for cell in cells)
     progress = reporter.step("cells", len(cells))
     for cell in cells:
         try:
-            files = _CellFiles.ensure(cell, out / "cells" / cell.id, reporter)
+            files = _CellFiles.ensure(cell, out / "cells" / cell.id, trunks, reporter)
             results, rows = files.evaluate()
             study.results.extend(results)
             study.summaries.extend(rows)
@@ -123,13 +125,13 @@ class _CellFiles:
     dense: Artifact | None  # where the network is small enough
 
     @classmethod
-    def ensure(cls, cell: Cell, folder: Path, reporter: Reporter) -> _CellFiles:
+    def ensure(cls, cell: Cell, folder: Path, trunks: Trunks, reporter: Reporter) -> _CellFiles:
         """Bring every artifact of a cell into being, using again what is there."""
         reporter = Prefixed(reporter, cell.id)
         config = cell.config
         trained = reusable_training(folder, make_setup(config).describe("train"))
         if trained is None:
-            trained = train(config, folder, reporter)
+            trained = train(config, folder, reporter, trunks)
         makers = _Makers(folder, trained, reporter)
         study = config.study
         small = network_layout(make_setup(config)).size <= MAX_DENSE_PARAMETERS

@@ -171,6 +171,7 @@ def _recipe(config: Config) -> Recipe:
         patience=config.train.patience,
         factor=config.train.factor,
         record_every=settings.trajectory_every if settings.trajectory else None,
+        stop_at_floor=settings.stop_at_lr_floor,
     )
 
 

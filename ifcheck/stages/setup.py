@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ifcheck.config import Choice, Config
 from ifcheck.datasets import DATASETS, Dataset, Split
-from ifcheck.engines import ENGINES
+from ifcheck.engines import ENGINES, Recipe
 from ifcheck.errors import UnusableInput
 from ifcheck.models import NETWORKS, NetworkSpec
 from ifcheck.objective import Objective
@@ -24,6 +24,7 @@ from ifcheck.solvers import SOLVERS
 from ifcheck.spectrum import SPECTRA
 from ifcheck.variants import VARIANTS, Variant
 
+HISTORY_POINTS = 200  # losses recorded along a training, besides the last
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 # Sections that decide what a stage computes; where and by which engine stands beside them.
@@ -51,6 +52,20 @@ class Setup:
     def dtype(self) -> torch.dtype:
         """The type that networks are trained in."""
         return DTYPES[self.config.train.dtype]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How this variant's networks are trained."""
+        settings = self.config.train
+        plain = Recipe(
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            patience=settings.patience,
+            factor=settings.factor,
+            record_every=max(1, settings.epochs // HISTORY_POINTS),
+            stop_at_floor=settings.stop_at_lr_floor,
+        )
+        return self.variant.recipe(plain)
 
     def split(self, test_ids: NDArray[np.int64]) -> Split:
         """Return the training rows that the configuration allows, and these test points.

@@ -15,7 +15,7 @@ from ifcheck.artifacts import Artifact, write_artifact, write_checkpoint
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
 from ifcheck.config import Config
 from ifcheck.datasets import Split
-from ifcheck.engines import Fit, Recipe, Task, assess, select_engine
+from ifcheck.engines import Fit, Task, assess, select_engine
 from ifcheck.errors import Diverged
 from ifcheck.models import Network, initialise
 from ifcheck.objective import uniform_weights
@@ -26,14 +26,18 @@ from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.setup import Setup, make_setup
 from ifcheck.stages.stage import stage
 from ifcheck.stages.testpoints import resolve_test_points
+from ifcheck.stages.trunks import Trunks
 
 LIVE_FOLDER = "live"  # where the weights that entered an average stood at the end
-HISTORY_POINTS = 200  # losses recorded along a training, besides the last
 
 
 @stage
-def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifact:
+def train(
+    config: Config, out: Path, reporter: Reporter | None = None, trunks: Trunks | None = None
+) -> Artifact:
     """Train every seed at once; write `out/checkpoints/`, `out/train.npz`.
+
+    `trunks` knows what the training has in common with others; it changes no number.
 
     A seed that turns non-finite gets no checkpoint: it is recorded with nan losses, and the
     others go on. Raises: UnusableInput; Diverged if no seed is left.
@@ -45,7 +49,7 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
         config.data.test_points, setup.dataset, config.data.dataset, reporter
     )
     split = setup.split(test_ids)
-    networks, fit, engine = _fit(setup, split, reporter)
+    networks, fit, engine = _fit(setup, split, reporter, trunks or Trunks())
     finite = torch.isfinite(fit.parameters).all(dim=1)
     if not bool(finite.any()):
         raise Diverged(
@@ -53,7 +57,7 @@ def train(config: Config, out: Path, reporter: Reporter | None = None) -> Artifa
             remedy="Train with a smaller --set train.learning_rate.",
         )
     polished, reasons = _polish(setup, split, networks, finite, reporter)
-    live = fit.live if setup.variant.recipe(_recipe(setup)).averaging else None
+    live = fit.live if setup.recipe.averaging else None
     parents = _write_checkpoints(setup, split, out, networks, finite)
     live_digests = {} if live is None else _write_live(setup, split, out, live, finite)
     arrays = {
@@ -98,17 +102,6 @@ def as_tensors(split: Split, dtype: torch.dtype, device: torch.device) -> dict[s
     }
 
 
-def _recipe(setup: Setup) -> Recipe:
-    settings = setup.config.train
-    return Recipe(
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        patience=settings.patience,
-        factor=settings.factor,
-        record_every=max(1, settings.epochs // HISTORY_POINTS),
-    )
-
-
 def training_task(setup: Setup, split: Split) -> tuple[list[Network], Task]:
     """Return one freshly initialised network per seed and the task of training them all."""
     dtype, device = setup.dtype, setup.device
@@ -129,15 +122,16 @@ def training_task(setup: Setup, split: Split) -> tuple[list[Network], Task]:
     return networks, task
 
 
-def _fit(setup: Setup, split: Split, reporter: Reporter) -> tuple[list[Network], Fit, str]:
+def _fit(
+    setup: Setup, split: Split, reporter: Reporter, trunks: Trunks
+) -> tuple[list[Network], Fit, str]:
     """Train, and leave the result in the returned networks; the engine's name comes last."""
     networks, task = training_task(setup, split)
-    recipe = setup.variant.recipe(_recipe(setup))
     name, engine = select_engine(setup.config.run.engine, task.network, task.objective)
     progress = reporter.step(
-        f"training {len(networks)} networks ({name})", task.models * recipe.epochs
+        f"training {len(networks)} networks ({name})", task.models * setup.recipe.epochs
     )
-    fit = engine.fit(task, recipe, progress)
+    fit = trunks.fit(setup, engine, task, progress)
     for network, flat in zip(networks, fit.parameters, strict=True):
         load_flat(network, flat)
     return networks, fit, name

@@ -550,10 +550,10 @@ def diverge_where(monkeypatch):
     """Return a helper that lets training diverge in the cells that a condition names."""
 
     def install(condition):
-        def failing(config, out, reporter=None):
+        def failing(config, *arguments):
             if condition(config):
                 raise Diverged("all 3 seeds turned non-finite in training.", remedy="Lower it.")
-            return train(config, out, reporter)
+            return train(config, *arguments)
 
         monkeypatch.setattr(stage, "train", failing)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ifcheck.artifacts import caches
 from ifcheck.datasets import DATASETS
 from ifcheck.errors import UnusableInput
 from ifcheck.stages import testpoints
@@ -132,7 +133,7 @@ def test_cache_lies_in_the_folder_that_the_user_names(known_search, tmp_path):
 
 def test_cache_lies_in_the_user_s_cache_folder_otherwise(known_search, tmp_path, monkeypatch):
     monkeypatch.delenv("IFCHECK_CACHE_DIR")
-    monkeypatch.setattr(testpoints.platformdirs, "user_cache_dir", lambda name: tmp_path / name)
+    monkeypatch.setattr(caches.platformdirs, "user_cache_dir", lambda name: tmp_path / name)
     chosen("max-loss")
     assert len(list((tmp_path / "ifcheck").iterdir())) == 1
 

@@ -12,6 +12,7 @@ from ifcheck.stages import train as stage
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.train import network_layout, train
 from tests.benchmarks import sequential_loop as loop
+from tests.stages.conftest import FASTEST
 
 TRAIN_SECTIONS = {"data", "network", "variant", "train"}
 BY_EPOCH = ("history_epoch",)
@@ -316,7 +317,7 @@ def test_parameters_are_counted(depth, width, count, tiny):
 def test_progress_reaches_the_announced_total(tiny, tmp_path, recording_reporter):
     train(tiny({"train.polish": "head"}), tmp_path, recording_reporter)
     assert recording_reporter.totals == {
-        "training 4 networks (torch)": 240,
+        f"training 4 networks ({FASTEST})": 240,
         "polishing heads": 4,
     }
     assert recording_reporter.done == recording_reporter.totals

@@ -37,6 +37,7 @@ def fragility(
     seeds: options.Seeds = None,
     epochs: options.Epochs = None,
     polish: options.Polish = None,
+    stop_at_lr_floor: options.StopAtFloor = None,
     removals: options.Removals = None,
     estimators: Annotated[
         str | None, typer.Option("--estimator", help="Estimators to compare; a list.")
@@ -59,6 +60,7 @@ def fragility(
     Example: `ifcheck fragility --dataset iris --width 5 --seeds 50 --out study/`
     """
     flags = {**dotted(locals(), STUDY_KEYS), "study.sizes": _sizes(depth, width)}
+    flags |= {f"{part}.stop_at_lr_floor": stop_at_lr_floor for part in ("train", "retrain")}
     config = session.configure(flags)
     from ifcheck.cli.summaries import misses_threshold
     from ifcheck.cli.tables import show_study

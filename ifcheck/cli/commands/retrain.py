@@ -23,6 +23,7 @@ RETRAIN_KEYS = {
         "normalisation",
         "trajectory",
         "swa_restart",
+        "stop_at_lr_floor",
     )
 }
 
@@ -40,6 +41,7 @@ def retrain(
     normalisation: options.NormalisationName = None,
     trajectory: options.Trajectory = None,
     swa_restart: options.SwaRestart = None,
+    stop_at_lr_floor: options.StopAtFloor = None,
     dataset: options.Dataset = None,
     network: options.Network = None,
     depth: options.Depth = None,

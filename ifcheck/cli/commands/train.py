@@ -25,6 +25,7 @@ def train(
     seeds: options.Seeds = None,
     epochs: options.Epochs = None,
     polish: options.Polish = None,
+    stop_at_lr_floor: options.StopAtFloor = None,
     test_points: options.TestPoints = None,
     limit_train: options.LimitTrain = None,
     limit_test: options.LimitTest = None,
@@ -37,6 +38,7 @@ def train(
     """
     flags = dotted(locals(), DESCRIPTION_KEYS)
     flags |= {"train.seeds": seeds, "train.epochs": epochs, "train.polish": polish}
+    flags["train.stop_at_lr_floor"] = stop_at_lr_floor
     config = session.configure(flags)
     from ifcheck.artifacts import require_free
     from ifcheck.stages.train import train as run_stage

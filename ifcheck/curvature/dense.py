@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, vmap
+from torch.func import functional_call, grad, jacrev, vmap
 
 from ifcheck.objective import Objective, weighted_mean
 from ifcheck.params import Layout
 
+COLUMNS_AT_ONCE = 64  # measured: 3 times faster than all 403 columns of a network of width 50
 MAX_DENSE_PARAMETERS = 5_000  # 200 MB for the matrix in float64, and about a minute to make
 
 
@@ -48,7 +49,7 @@ class Differentiable:
         def mean_loss(selected: Tensor) -> Tensor:
             return weighted_mean(self._losses(selected, inputs, targets), weights)
 
-        matrix: Tensor = hessian(mean_loss)(self.parameters)
+        matrix: Tensor = jacrev(grad(mean_loss), chunk_size=COLUMNS_AT_ONCE)(self.parameters)
         return (matrix + matrix.mT) / 2
 
     def _losses(self, selected: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:

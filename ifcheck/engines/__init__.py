@@ -14,6 +14,7 @@ from ifcheck.engines.base import (
 )
 from ifcheck.engines.batched import Assessment, assess
 from ifcheck.engines.fast import NumbaEngine
+from ifcheck.engines.pool import run_each
 from ifcheck.engines.threads import threads_for
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "State",
     "Task",
     "assess",
+    "run_each",
     "select_engine",
     "silent",
     "threads_for",

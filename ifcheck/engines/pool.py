@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from ifcheck.engines.threads import torch_threads
+import torch
+
+from ifcheck.engines.threads import WORTH_THREADS, torch_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +42,18 @@ def run_all(
                 on_failure()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+
+def run_each(
+    function: Callable[[Item], Result], items: Sequence[Item], elements: int
+) -> list[Result]:
+    """Return the function's results in order, where each call's tensors have so many elements.
+
+    Small tensors: calls side by side, each on one thread. Large ones: one call after the other.
+    """
+    if elements > WORTH_THREADS:
+        return [function(item) for item in items]
+    return run_all(function, items, torch.get_num_threads())
 
 
 def _failed_first(futures: list[Future[Result]]) -> list[Future[Result]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature import head
-from ifcheck.engines import Progress, silent, threads_for
+from ifcheck.engines import Progress, run_each, silent
 from ifcheck.models import Network
 from ifcheck.objective import uniform_weights, weighted_mean
 from ifcheck.params import Layout
@@ -115,6 +116,29 @@ def _head_problem(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor, int
     return flat, features, network.head.out_features
 
 
+@dataclass(frozen=True)
+class Solved:
+    """The optima of one network's head: nothing removed, then each row in turn."""
+
+    optimum: Optimum
+    losses: Tensor  # (K + 1, tests)
+
+
+def _solve(problem: RemovalProblem, index: int) -> Solved:
+    network, weights = problem.networks[index], problem.row_weights[index]
+    flat, features, classes = _head_problem(network, problem.train[0])
+    optimum = minimise_head(
+        flat.expand(len(weights), -1),
+        features,
+        problem.train[1],
+        weights.to(flat),
+        problem.objective.weight_decay,
+        classes,
+    )
+    test_features = _head_problem(network, problem.test[0])[1]
+    return Solved(optimum, head.losses(optimum.flat, test_features, problem.test[1], classes))
+
+
 @TRUTHS.register("newton")
 @dataclass(frozen=True)
 class Newton:
@@ -133,30 +157,23 @@ class Newton:
         reason = self._refusal(problem)
         if reason is not None:
             return _nothing(problem, reason)
-        with threads_for(problem.removed.shape[1] * problem.row_weights.shape[-1] * WORK_PER_ROW):
-            return self._solve(problem, progress)
+        rows = problem.removed.shape[1] * problem.row_weights.shape[-1]
+        lock = threading.Lock()
 
-    def _solve(self, problem: RemovalProblem, progress: Progress) -> Truth:
-        weights = problem.row_weights
-        losses, norms, converged = [], [], []
-        for network, row_weights in zip(problem.networks, weights, strict=True):
-            flat, features, classes = _head_problem(network, problem.train[0])
-            start = flat.expand(len(row_weights), -1)
-            optimum = minimise_head(
-                start,
-                features,
-                problem.train[1],
-                row_weights.to(flat),
-                problem.objective.weight_decay,
-                classes,
-            )
-            test_features = _head_problem(network, problem.test[0])[1]
-            losses.append(head.losses(optimum.flat, test_features, problem.test[1], classes))
-            norms.append(optimum.gradient_norm)
-            converged.append(optimum.converged[1:])
-            progress(1)
-        loss_after, null_loss_after = split_null(torch.stack(losses))
-        return Truth(loss_after, null_loss_after, torch.stack(converged), torch.stack(norms))
+        def solve(index: int) -> Solved:
+            solved = _solve(problem, index)
+            with lock:
+                progress(1)
+            return solved
+
+        solved = run_each(solve, range(len(problem.networks)), rows * WORK_PER_ROW)
+        loss_after, null_loss_after = split_null(torch.stack([s.losses for s in solved]))
+        return Truth(
+            loss_after,
+            null_loss_after,
+            torch.stack([s.optimum.converged[1:] for s in solved]),
+            torch.stack([s.optimum.gradient_norm for s in solved]),
+        )
 
     def _refusal(self, problem: RemovalProblem) -> str | None:
         if problem.params != "head":

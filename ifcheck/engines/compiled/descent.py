@@ -165,45 +165,59 @@ def make_workspace(sizes: Any, rows: int, parameters: Any) -> Workspace:
     return Workspace(activations, deltas, largest, total, gradient, turned, zeros)
 
 
-@njit(**_exact)
-def descend_once(
+@njit(inline="always", **_exact)
+def descend(
     architecture: Architecture,
     rows: Rows,
     models: Models,
     settings: Settings,
     block: Block,
+    losses: Any,
+    examples: Any,
     work: Workspace,
     model: int,
-    index: int,
 ) -> None:
-    """Take the step of one model's epoch, given the logits' derivative in `work`."""
-    parameters, schedule = models.parameters[model], models.schedule[model]
-    backward(
-        architecture.sizes,
-        architecture.starts,
-        architecture.activation,
-        parameters,
-        work.activations,
-        work.deltas,
-        work.turned,
-        work.zeros,
-        work.gradient,
-    )
-    rate = block.rates[model, index] if block.rates.shape[1] else schedule[RATE]
-    adam(
-        parameters,
-        work.gradient,
-        models.mean[model],
-        models.square[model],
-        settings.weight_decay,
-        rate / block.corrections[index, 0],
-        block.corrections[index, 1],
-    )
-    if block.first + index > settings.averaging_start:
-        enter_average(models.average[model], parameters, schedule)
-        anneal(
-            schedule, block.annealed[index, 0], block.annealed[index, 1], settings.averaging_rate
+    """Run one model through a block of epochs, in place; its inputs stand in `work`.
+
+    Nobody listens to the loss where the rate has reached its floor or follows the annealing of
+    an average: there it is computed only to be recorded.
+    """
+    sizes, starts, activation = architecture
+    activations, deltas, largest, total, gradient, turned, zeros = work
+    logits, delta = activations[-1, : sizes[-1]], deltas[-1, : sizes[-1]]
+    labels, weights = rows.labels, rows.weights[model]
+    parameters, mean, square = models.parameters[model], models.mean[model], models.square[model]
+    average, schedule = models.average[model], models.schedule[model]
+    for index in range(block.corrections.shape[0]):
+        epoch = block.first + index
+        averaging = epoch > settings.averaging_start
+        listening = not averaging and not at_floor(schedule, settings.factor)
+        recorded = epoch % settings.record_every == 0
+        standing = settings.stop_at_floor and not averaging and not listening
+        if standing and not recorded:
+            continue
+        forward(sizes, starts, activation, parameters, activations)
+        softmax_backward(logits, labels, weights, delta, largest, total)
+        loss = 0.0
+        if listening or recorded:
+            cross_entropy(logits, labels, largest, total, examples)
+            loss = weighted_sum(weights, examples)
+        if recorded:
+            losses[epoch // settings.record_every] = loss
+        if standing or settings.frozen:
+            continue
+        backward(
+            sizes, starts, activation, parameters, activations, deltas, turned, zeros, gradient
         )
+        rate = block.rates[model, index] if block.rates.shape[1] else schedule[RATE]
+        step, root = rate / block.corrections[index, 0], block.corrections[index, 1]
+        adam(parameters, gradient, mean, square, settings.weight_decay, step, root)
+        if averaging:
+            enter_average(average, parameters, schedule)
+            before, after = block.annealed[index, 0], block.annealed[index, 1]
+            anneal(schedule, before, after, settings.averaging_rate)
+        elif listening:
+            plateau(schedule, loss, settings)
 
 
 @njit(**_exact, nogil=True)
@@ -222,41 +236,25 @@ def advance(
 
     `losses` (models, records) takes the weighted data loss before every epoch that is a
     multiple of `settings.record_every`, in the column of that multiple; `row_losses` (models,
-    rows) each row's loss when it was last computed.
-
-    Nobody listens to the loss where the rate has reached its floor or follows the annealing of
-    an average: there it is computed only to be recorded. A model's numbers depend on
-    nothing but its own rows and state, whoever is trained beside it.
+    rows) each row's loss when it was last computed. A model's numbers depend on nothing but
+    its own rows and state, whoever is trained beside it.
     """
-    sizes, starts, activation = architecture
-    layers, count = sizes.size - 1, rows.weights.shape[1]
-    work = make_workspace(sizes, count, models.parameters)
-    logits, delta = work.activations[layers, : sizes[layers]], work.deltas[layers, : sizes[layers]]
+    features, count = architecture.sizes[0], rows.weights.shape[1]
+    work = make_workspace(architecture.sizes, count, models.parameters)
     former = flush_denormals()
     for model in range(first_model, last_model):
-        weights, schedule = rows.weights[model], models.schedule[model]
-        for feature in range(sizes[0]):
+        for feature in range(features):
             for j in range(count):
                 work.activations[0, feature, j] = rows.inputs[rows.group[model], feature, j]
-        for index in range(block.corrections.shape[0]):
-            epoch = block.first + index
-            averaging = epoch > settings.averaging_start
-            listening = not averaging and not at_floor(schedule, settings.factor)
-            recorded = epoch % settings.record_every == 0
-            standing = settings.stop_at_floor and not averaging and not listening
-            if standing and not recorded:
-                continue
-            forward(sizes, starts, activation, models.parameters[model], work.activations)
-            softmax_backward(logits, rows.labels, weights, delta, work.largest, work.total)
-            loss = 0.0
-            if listening or recorded:
-                cross_entropy(logits, rows.labels, work.largest, work.total, row_losses[model])
-                loss = weighted_sum(weights, row_losses[model])
-            if recorded:
-                losses[model, epoch // settings.record_every] = loss
-            if standing or settings.frozen:
-                continue
-            descend_once(architecture, rows, models, settings, block, work, model, index)
-            if listening:
-                plateau(schedule, loss, settings)
+        descend(
+            architecture,
+            rows,
+            models,
+            settings,
+            block,
+            losses[model],
+            row_losses[model],
+            work,
+            model,
+        )
     restore_denormals(former)

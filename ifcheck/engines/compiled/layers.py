@@ -12,7 +12,7 @@ from typing import Any
 from numba import njit
 
 from ifcheck.engines.compiled.blocks import affine, outer_sum, row_sums, transpose
-from ifcheck.engines.compiled.functions import FAST, exponential, logarithm
+from ifcheck.engines.compiled.functions import EXACT, FAST, exponential, logarithm
 
 SELU, TANH, RELU = 0, 1, 2
 ACTIVATIONS = {"selu": SELU, "tanh": TANH, "relu": RELU}
@@ -108,15 +108,19 @@ def softmax_backward(
             out[j] = weights[j] * (out[j] * (one / total[j]) - label[j])
 
 
-@njit(**_options)
+@njit(cache=True, **EXACT)
 def cross_entropy(logits: Any, labels: Any, largest: Any, total: Any, out: Any) -> None:
-    """Set out (rows,) to -log softmax of each row's label."""
+    """Set out (rows,) to -log softmax of each row's label.
+
+    The label's logit is compared with the largest first: a small loss is their difference, and
+    must not drown in the rounding of large logits.
+    """
     for j in range(out.size):
-        out[j] = logarithm(total[j]) + largest[j]
+        out[j] = logarithm(total[j])
     for c in range(labels.shape[0]):
         row, label = logits[c], labels[c]
         for j in range(out.size):
-            out[j] -= label[j] * row[j]
+            out[j] -= label[j] * (row[j] - largest[j])
 
 
 @njit(**_options)

@@ -1,0 +1,112 @@
+"""All measurements of speed, as one table:
+
+python -m tests.benchmarks
+python -m tests.benchmarks --rounds 1 --only engines
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from ifcheck.models import initialise
+from ifcheck.models.mlp import MLPSpec
+from ifcheck.objective import weights_without
+from ifcheck.removal.newton import minimise_head
+from tests.benchmarks import end_to_end, engines, roofline
+from tests.benchmarks import sequential_loop as loop
+
+PARTS = ("engines", "newton", "command")
+
+
+def main() -> None:
+    """Print the parts that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="measurements behind each median")
+    parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
+    options = parser.parse_args()
+    print(f"{datetime.date.today()}, {_processor()}, {torch.get_num_threads()} threads")
+    print(", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", *_numba())))
+    if "engines" in options.only:
+        _engines(options.rounds)
+    if "newton" in options.only:
+        _newton(options.rounds)
+    if "command" in options.only:
+        _command(options.rounds)
+
+
+def _engines(rounds: int) -> None:
+    for label, dtype in engines.TYPES.items():
+        limit = roofline.measure(dtype)
+        print(
+            f"limit {label}: {limit.flops / 1e9:.0f} GFLOP/s of matrix products, "
+            f"{limit.exponentials / 1e9:.1f} G exponentials/s"
+        )
+    print(
+        f"\n{'work':28} {'size':18} {'engine':6} {'':4} {'loop us':>8} {'us':>8} {'ratio':>6} limit"
+    )
+    for line in engines.measure(rounds, engines.engines()):
+        print(
+            f"{line.work:28} {line.size:18} {line.engine:6} {line.dtype:4} "
+            f"{line.loop_seconds * 1e6:8.0f} {line.seconds * 1e6:8.3f} {line.ratio:6.0f} "
+            f"{line.share:5.0%}",
+            flush=True,
+        )
+
+
+def _newton(rounds: int) -> None:
+    """Time 50 seeds' heads, 40 removals each, to a gradient norm of 1e-10."""
+    inputs, targets, *_ = loop.load_iris_without(loop.MAX_LOSS_ROW, torch.float64)
+    removed = torch.arange(engines.REMOVALS)[:, None]
+    weights = weights_without(len(targets), removed, "n-1")
+    networks = [initialise(MLPSpec(1, 5), (4,), 3, s, torch.float64) for s in range(engines.SEEDS)]
+    with torch.no_grad():
+        features = [network.features(inputs) for network in networks]
+
+    def solve() -> None:
+        for rows in features:
+            start = torch.zeros(len(removed), 18, dtype=torch.float64)
+            optimum = minimise_head(start, rows, targets, weights, engines.WEIGHT_DECAY, 3)
+            if not bool(optimum.converged.all()):
+                raise RuntimeError("Newton's method did not converge")
+
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        with loop.one_thread():
+            solve()
+        seconds.append(time.perf_counter() - started)
+    print(f"\n2,000 Newton problems of width 5: {statistics.median(seconds):.2f} s")
+
+
+def _command(rounds: int) -> None:
+    """Time the whole command beside one seed of the loop."""
+    print()
+    end_to_end.compare("l2", depth=1, width=5, rounds=rounds)
+
+
+def _processor() -> str:
+    """Return the processor's name as the system tells it."""
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _numba() -> list[str]:
+    return [name for name in engines.engines() if name == "numba"]
+
+
+if __name__ == "__main__":
+    main()

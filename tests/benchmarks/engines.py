@@ -1,0 +1,167 @@
+"""How many times faster each engine is than the ordinary sequential torch loop.
+
+Loop (one thread) and engine (all threads) alternate in one process; a ratio is the median over
+the rounds. The work is the paper's on Iris: 50 networks in training; their heads, 40 removals
+each, in fine-tuning; the same removals with the whole network moving.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from ifcheck.engines import ENGINES, Recipe, Task
+from ifcheck.models import initialise
+from ifcheck.models.mlp import MLPSpec
+from ifcheck.objective import Objective, weights_without
+from ifcheck.params import stack_modules
+from tests.benchmarks import roofline
+from tests.benchmarks import sequential_loop as loop
+
+SEEDS, REMOVALS, WEIGHT_DECAY = 50, 40, 0.005
+WARM_EPOCHS = 8_000  # after which the learning rate is at its floor, as where a removal starts
+LOOP_EPOCHS = 150
+ENGINE_SECONDS = 1.0  # of one measurement, about
+SIZES = ((1, 5), (8, 5), (1, 50))
+TYPES = {"f32": torch.float32, "f64": torch.float64}
+KINDS = ("head fine-tuning", "training", "whole-network leave-one-out")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of the table."""
+
+    work: str
+    size: str
+    engine: str
+    dtype: str
+    loop_seconds: float  # of one model's epoch
+    seconds: float  # of one model's epoch
+    ratio: float
+    share: float  # of the machine's limit
+
+
+def measure(rounds: int, names: list[str]) -> Iterator[Measurement]:
+    """Yield a line for every work, size, type and engine."""
+    for label, dtype in TYPES.items():
+        limit = roofline.measure(dtype)
+        for depth, width in SIZES:
+            tasks = _tasks(depth, width, dtype)
+            for kind, task in tasks.items():
+                for name in names:
+                    yield _line(rounds, kind, task, name, depth, width, label, limit)
+
+
+def engines() -> list[str]:
+    """Return the engines to compare: numba where it is installed, and structured torch."""
+    return [*(["numba"] if find_spec("numba") else []), "torch"]
+
+
+def _line(
+    rounds: int,
+    kind: str,
+    task: Task,
+    name: str,
+    depth: int,
+    width: int,
+    label: str,
+    limit: roofline.Roofline,
+) -> Measurement:
+    engine, dtype = ENGINES.create(name), task.parameters.dtype
+    epochs = _epochs_for(lambda n: engine.fit(task, Recipe(n)))
+    pairs = []
+    for index in range(rounds):
+        ours = _timed(engine.fit, task, Recipe(epochs)) / epochs / task.models
+        pairs.append((_loop_seconds(kind, depth, width, dtype, index), ours))
+    sizes = (width, 3) if kind == KINDS[0] else (4, *[width] * depth, 3)
+    least = limit.seconds(*roofline.work_of_an_epoch(sizes, task.inputs.shape[1]))
+    ours = statistics.median(own for _, own in pairs)
+    return Measurement(
+        work=kind,
+        size=f"depth {depth}, width {width}",
+        engine=name,
+        dtype=label,
+        loop_seconds=statistics.median(one for one, _ in pairs),
+        seconds=ours,
+        ratio=statistics.median(one / own for one, own in pairs),
+        share=least / ours,
+    )
+
+
+def _epochs_for(run: Callable[[int], object]) -> int:
+    """Return how many epochs take about the time of a measurement."""
+    epochs, seconds = 8, 0.0
+    run(epochs)  # what is compiled and loaded once
+    while seconds < ENGINE_SECONDS / 4:
+        epochs *= 2
+        seconds = _timed(run, epochs)
+    return max(8, int(epochs * ENGINE_SECONDS / seconds))
+
+
+def _tasks(depth: int, width: int, dtype: torch.dtype) -> dict[str, Task]:
+    """Return the three works, the removals from networks that have been trained."""
+    inputs, targets, *_ = loop.load_iris_without(loop.MAX_LOSS_ROW, dtype)
+    spec = MLPSpec(depth, width)
+    networks = [initialise(spec, (4,), 3, seed, dtype) for seed in range(SEEDS)]
+    training = Task(
+        network=networks[0],
+        objective=Objective(WEIGHT_DECAY),
+        parameters=stack_modules(networks),
+        inputs=inputs[None],
+        targets=targets,
+        weights=weights_without(len(targets), torch.full((SEEDS, 1), -1), "n-1", dtype),
+    )
+    fastest = ENGINES.create(engines()[0])
+    trained = fastest.fit(training, Recipe(WARM_EPOCHS)).parameters
+    for network, flat in zip(networks, trained, strict=True):
+        nn.utils.vector_to_parameters(flat, network.parameters())
+    removed = torch.arange(REMOVALS).repeat(SEEDS)[:, None]
+    whole = replace(
+        training,
+        parameters=trained.repeat_interleave(REMOVALS, dim=0),
+        weights=weights_without(len(targets), removed, "n-1", dtype),
+    )
+    with torch.no_grad():
+        features = torch.stack([network.features(inputs) for network in networks])
+    heads = replace(
+        whole,
+        network=nn.Linear(width, 3, dtype=dtype),
+        parameters=stack_modules([n.head for n in networks]).repeat_interleave(REMOVALS, dim=0),
+        inputs=features,
+    )
+    return dict(zip(KINDS, (heads, training, whole), strict=True))
+
+
+def _loop_seconds(kind: str, depth: int, width: int, dtype: torch.dtype, seed: int) -> float:
+    """Return the seconds of one epoch of the sequential loop."""
+    inputs, targets, *_ = loop.load_iris_without(loop.MAX_LOSS_ROW, dtype)
+    torch.manual_seed(seed)
+    model = loop.make_mlp(4, width, depth, 3, "selu").to(dtype)
+    chosen = model.head.parameters() if kind == KINDS[0] else None
+    if kind != KINDS[1]:
+        inputs, targets = inputs[1:], targets[1:]
+    with loop.one_thread():
+
+        def run() -> None:
+            loop.train(
+                model,
+                inputs,
+                targets,
+                epochs=LOOP_EPOCHS,
+                weight_decay=WEIGHT_DECAY,
+                parameters=chosen,
+            )
+
+        return _timed(run) / LOOP_EPOCHS
+
+
+def _timed(run: Callable[..., object], *arguments: object) -> float:
+    started = time.perf_counter()
+    run(*arguments)
+    return time.perf_counter() - started

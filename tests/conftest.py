@@ -1,14 +1,18 @@
 """What every test runs under: a cache folder of the session's own."""
 
-from collections.abc import Iterator
+import os
+import shutil
+import tempfile
 
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache untouched and their data folder unseen; subprocesses inherit both."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IFCHECK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("IFCHECK_DATA_DIR", raising=False)
-        yield
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the user's cache untouched and their data folder unseen; subprocesses inherit both.
+
+    Before any test module is imported: what numba compiles is cached where the variable points.
+    """
+    folder = tempfile.mkdtemp(prefix="ifcheck-tests-")
+    os.environ["IFCHECK_CACHE_DIR"] = folder
+    os.environ.pop("IFCHECK_DATA_DIR", None)
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 
+from ifcheck.engines.base import Progress, silent
 from ifcheck.engines.threads import WORTH_THREADS, torch_threads
 
 Item = TypeVar("Item")
@@ -45,15 +47,28 @@ def run_all(
 
 
 def run_each(
-    function: Callable[[Item], Result], items: Sequence[Item], elements: int
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    elements: int,
+    progress: Progress = silent,
+    side_by_side: bool = True,
 ) -> list[Result]:
     """Return the function's results in order, where each call's tensors have so many elements.
 
-    Small tensors: calls side by side, each on one thread. Large ones: one call after the other.
+    Small tensors: calls side by side unless that is forbidden, each on one thread. Large ones:
+    one call after the other, on all threads. `progress` is called with 1 after each.
     """
+    lock = threading.Lock()
+
+    def run(item: Item) -> Result:
+        result = function(item)
+        with lock:
+            progress(1)
+        return result
+
     if elements > WORTH_THREADS:
-        return [function(item) for item in items]
-    return run_all(function, items, torch.get_num_threads())
+        return [run(item) for item in items]
+    return run_all(run, items, torch.get_num_threads() if side_by_side else 1)
 
 
 def _failed_first(futures: list[Future[Result]]) -> list[Future[Result]]:

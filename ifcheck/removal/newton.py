@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -158,15 +157,12 @@ class Newton:
         if reason is not None:
             return _nothing(problem, reason)
         rows = problem.removed.shape[1] * problem.row_weights.shape[-1]
-        lock = threading.Lock()
-
-        def solve(index: int) -> Solved:
-            solved = _solve(problem, index)
-            with lock:
-                progress(1)
-            return solved
-
-        solved = run_each(solve, range(len(problem.networks)), rows * WORK_PER_ROW)
+        solved = run_each(
+            lambda index: _solve(problem, index),
+            range(len(problem.networks)),
+            rows * WORK_PER_ROW,
+            progress,
+        )
         loss_after, null_loss_after = split_null(torch.stack([s.losses for s in solved]))
         return Truth(
             loss_after,

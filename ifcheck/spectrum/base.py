@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -24,6 +24,8 @@ class Eigenvalues:
 
 class SpectrumMethod(Protocol):
     """An entry of `SPECTRA`: a frozen dataclass whose fields are the method's options."""
+
+    side_by_side: ClassVar[bool]  # whether several networks may be measured at once
 
     def eigenvalues(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from ifcheck.spectrum.base import SPECTRA, Eigenvalues
 @dataclass(frozen=True)
 class Dense:
     """Full Hessian by automatic differentiation, all eigenvalues by LAPACK."""
+
+    side_by_side: ClassVar[bool] = True
 
     def eigenvalues(
         self,

@@ -7,6 +7,7 @@ import math
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyhessian
 import torch
@@ -32,6 +33,7 @@ class PowerIteration:
 
     iterations: int = 100
     tolerance: float = 1e-3
+    side_by_side: ClassVar[bool] = False  # PyHessian draws from the global generator
 
     def eigenvalues(
         self,

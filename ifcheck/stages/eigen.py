@@ -12,8 +12,8 @@ import torch
 
 from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
-from ifcheck.engines import threads_for
-from ifcheck.spectrum import SPECTRA
+from ifcheck.engines import run_each
+from ifcheck.spectrum import SPECTRA, Eigenvalues
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import load_run
 from ifcheck.stages.stage import stage
@@ -37,20 +37,19 @@ def eigen(
     run = load_run(sources, config, explicit or {}, reporter)
     train = run.tensors()["train"]
     progress = reporter.step(f"eigenvalues ({config.eigen.method})", len(run.seeds))
-    found = []
-    with threads_for(run.elements):
-        for seed, network in zip(run.seeds, run.networks, strict=True):
-            found.append(
-                method.eigenvalues(
-                    network,
-                    run.setup.objective,
-                    train,
-                    with_regulariser=config.eigen.hessian == "objective",
-                    top=config.eigen.top,
-                    seed=int(seed),
-                )
-            )
-            progress(1)
+
+    def measure(index: int) -> Eigenvalues:
+        return method.eigenvalues(
+            run.networks[index],
+            run.setup.objective,
+            train,
+            with_regulariser=config.eigen.hessian == "objective",
+            top=config.eigen.top,
+            seed=int(run.seeds[index]),
+        )
+
+    seeds = range(len(run.seeds))
+    found = run_each(measure, seeds, run.elements, progress, method.side_by_side)
     arrays = {
         "seeds": run.seeds,
         "values": torch.stack([e.values for e in found]).cpu().numpy(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ def load_run(
                 f"{setup.config.data.dataset} is {split.digest[:8]} here.",
                 remedy="Use the same data files and versions, or train again.",
             )
-    networks = [_rebuild(setup, split, checkpoint) for checkpoint in checkpoints]
+    shape = split.train_inputs.shape[1:]
+    blank = initialise(setup.spec, shape, split.classes, 0, torch.float64)
+    networks = [_rebuild(blank, checkpoint, setup) for checkpoint in checkpoints]
     return Run(setup, split, checkpoints, networks)
 
 
@@ -143,9 +146,9 @@ def _refuse_contradiction(explicit: dict[str, Any], trained: dict[str, Any]) -> 
             )
 
 
-def _rebuild(setup: Setup, split: Split, checkpoint: Checkpoint) -> Network:
+def _rebuild(blank: Network, checkpoint: Checkpoint, setup: Setup) -> Network:
     """Return the checkpoint's network in float64. Raises: ArtifactMismatch if it does not fit."""
-    network = initialise(setup.spec, split.train_inputs.shape[1:], split.classes, 0, torch.float64)
+    network = copy.deepcopy(blank)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in checkpoint.state.items()}
     for name in sorted(expected.keys() | found.keys()):

@@ -118,7 +118,7 @@ else:
 
 
 def exponential(x: Any) -> Any:
-    """Return e^x to rounding; NaN stays NaN, what would overflow is e^80 (e^700 in float64)."""
+    """Return e^x to rounding, but no more than e^80 (float64: e^700); NaN stays NaN."""
     return math.exp(x)
 
 

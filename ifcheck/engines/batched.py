@@ -24,6 +24,7 @@ from ifcheck.objective import Objective
 CHUNK_BYTES = 4 << 20  # widest activation of a chunk: large beside the cost of an operation
 CUDA_CHUNK_BYTES = 1 << 30  # a GPU wants work to be large; about ten such buffers are alive
 PROGRESS_EVERY = 250  # epochs between two reports
+LISTEN_EVERY = 20  # epochs after which it is asked whether losses are still needed
 
 
 STRUCTURED: dict[type, Callable[[Task], Kernel]] = {MLP: MLPKernel, nn.Linear: HeadKernel}
@@ -93,13 +94,18 @@ def descend(
     adam = Adam(kernel.parameters, kernel.task.objective.weight_decay, mean, square)
     average = Average(recipe.averaging)
     record = _Record(recipe, kernel)
-    reported = state.epoch
+    reported, listening = state.epoch, True
     for epoch in range(state.epoch, recipe.epochs):
+        if listening and epoch % LISTEN_EVERY == 0:
+            listening = schedule.listening(epoch)
         moving = schedule.moving(epoch) if recipe.stop_at_floor else None
         resting = moving is not None and not bool(moving.any())
-        if not resting or record.wants(epoch):
+        losses = None
+        if record.wants(epoch) or (listening and not resting):
             losses, gradient = kernel.differentiate()
             record.note(epoch, losses)
+        elif not resting:
+            gradient = kernel.gradient()
         if not resting:
             adam.steps = epoch
             adam.step(gradient, schedule.rates, moving)

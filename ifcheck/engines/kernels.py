@@ -34,6 +34,9 @@ class Kernel(Protocol):
         Both may be overwritten by the caller.
         """
 
+    def gradient(self) -> Tensor:
+        """Return the same gradient where nobody asks for the losses."""
+
     def probe(self) -> Tensor:
         """Return the loss of each model on each probe row. Shape: (models, tests)."""
 
@@ -59,6 +62,9 @@ class GenericKernel:
         weighted = weighted_mean(losses, self._weights).flatten()
         (gradient,) = torch.autograd.grad(weighted.sum(), leaf)
         return weighted.detach(), gradient
+
+    def gradient(self) -> Tensor:
+        return self.differentiate()[1]
 
     def probe(self) -> Tensor:
         inputs, targets = _probes(self.task)
@@ -109,6 +115,11 @@ class MLPKernel:
         losses, delta = self._output.differentiate(activations.pop())
         self._backward(activations, delta)
         return losses, self._gradient
+
+    def gradient(self) -> Tensor:
+        activations = self._forward(self._inputs)
+        self._backward(activations, self._output.delta(activations.pop()))
+        return self._gradient
 
     def probe(self) -> Tensor:
         inputs, targets = _probes(self.task)
@@ -171,10 +182,18 @@ class HeadKernel:
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         losses, delta = self._output.differentiate(self._logits(self._inputs))
+        self._backward(delta)
+        return losses, self._gradient
+
+    def gradient(self) -> Tensor:
+        self._backward(self._output.delta(self._logits(self._inputs)))
+        return self._gradient
+
+    def _backward(self, delta: Tensor) -> None:
+        """Fill the gradient from delta = d loss / d logits, (M, classes, N)."""
         stacked = delta.view(len(self._inputs), -1, delta.shape[-1])
         product = torch.bmm(stacked, self._transposed)
         self._gradient[:, : self._used] = product.view(-1, self._used)
-        return losses, self._gradient
 
     def probe(self) -> Tensor:
         inputs, targets = _probes(self.task)
@@ -202,11 +221,18 @@ class _SoftmaxOutput:
         """Return losses (M,) and delta = d loss / d logits, (M, classes, N); eats `logits`."""
         logits.sub_(logits.amax(1, keepdim=True))
         of_labels = torch.mul(logits, self._weighted_labels, out=self._product).sum((1, 2))
-        exponentials = logits.exp_()
+        delta, total = self._normalise(logits)
+        return (total.log() * self._weights).sum((1, 2)) - of_labels, delta
+
+    def delta(self, logits: Tensor) -> Tensor:
+        """Return the same delta where nobody asks for the losses; eats `logits`."""
+        return self._normalise(logits.sub_(logits.amax(1, keepdim=True)))[0]
+
+    def _normalise(self, shifted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return delta, and the sum of the exponentials (M, 1, N)."""
+        exponentials = shifted.exp_()
         total = exponentials.sum(1, keepdim=True)
-        losses = (total.log() * self._weights).sum((1, 2)) - of_labels
-        delta = exponentials.mul_(self._weights / total).sub_(self._weighted_labels)
-        return losses, delta
+        return exponentials.mul_(self._weights / total).sub_(self._weighted_labels), total
 
 
 class _Activation(Protocol):

@@ -78,8 +78,14 @@ class Schedule(Protocol):
     def moving(self, epoch: int) -> Tensor | None:
         """Return which models move in this epoch if `stop_at_floor` is asked; None: all."""
 
-    def step(self, epoch: int, losses: Tensor) -> None:
-        """Take note of the losses (models,) of this epoch and set the next rates."""
+    def listening(self, epoch: int) -> bool:
+        """Return whether any loss of this epoch can matter; if not, none of a later one can."""
+
+    def step(self, epoch: int, losses: Tensor | None) -> None:
+        """Take note of the losses (models,) of this epoch and set the next rates.
+
+        None where nobody listens.
+        """
 
 
 class Plateau:
@@ -96,8 +102,14 @@ class Plateau:
     def _above_floor(self) -> Tensor:
         return self.rates - self.rates * self.recipe.factor > RATE_EPSILON
 
-    def step(self, epoch: int, losses: Tensor) -> None:
+    def listening(self, epoch: int) -> bool:
+        """Return whether any rate can still fall."""
+        return bool(self._above_floor().any())
+
+    def step(self, epoch: int, losses: Tensor | None) -> None:
         """Take note of the losses (models,) and lower the rates whose patience is exhausted."""
+        if losses is None:
+            return
         current = losses.to(torch.float64)
         better = current < self.best * (1.0 - self.recipe.threshold)
         self.best = torch.where(better, current, self.best)
@@ -128,7 +140,10 @@ class PlateauThenAnneal:
     def moving(self, epoch: int) -> Tensor | None:
         return None if epoch > self._averaging.start else self._plateau.moving(epoch)
 
-    def step(self, epoch: int, losses: Tensor) -> None:
+    def listening(self, epoch: int) -> bool:
+        return epoch <= self._averaging.start and self._plateau.listening(epoch)
+
+    def step(self, epoch: int, losses: Tensor | None) -> None:
         if epoch <= self._averaging.start:
             self._plateau.step(epoch, losses)
             self.rates = self._plateau.rates

@@ -1,6 +1,7 @@
 """The machine's limit: how fast it multiplies matrices and takes exponentials.
 
-Both rates are of torch on as many threads as the engines use, on memory that stays in cache.
+Products of matrices by torch; exponentials by the faster of torch and, where it is installed, a
+compiled loop; both on as many threads as the engines use, on memory that stays in cache.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
@@ -15,7 +17,8 @@ import torch
 from ifcheck.engines.pool import run_all
 
 MATRIX = 1_024  # rows and columns: large enough for the full rate
-IN_CACHE = 2_048  # values whose exponentials are taken again and again
+IN_CACHE = 1_024  # values whose exponentials are taken again and again
+REPEATS = 10_000
 SECONDS = 0.5  # of each measurement
 
 
@@ -36,16 +39,45 @@ def measure(dtype: torch.dtype) -> Roofline:
     one, other = (torch.rand(MATRIX, MATRIX, dtype=dtype) for _ in range(2))
     out = torch.empty_like(one)
     products = _rate(lambda: torch.mm(one, other, out=out))
+    return Roofline(
+        flops=2.0 * MATRIX**3 * products,
+        exponentials=max(_exponentials(loop, dtype) for loop in _loops()),
+    )
+
+
+def _loops() -> list[Callable[[torch.Tensor, torch.Tensor], object]]:
+    """Return what sets the second tensor to the exponentials of the first, many times over."""
+
+    def by_torch(values: torch.Tensor, out: torch.Tensor) -> None:
+        for _ in range(REPEATS):
+            torch.exp(values, out=out)
+
+    if find_spec("numba") is None:
+        return [by_torch]
+    from numba import njit
+
+    from ifcheck.engines.compiled.functions import exponential
+
+    @njit(nogil=True, error_model="numpy")
+    def compiled(values, out):  # type: ignore[no-untyped-def]
+        for _ in range(REPEATS):
+            for j in range(values.size):
+                out[j] = exponential(values[j])
+
+    return [by_torch, lambda values, out: compiled(values.numpy(), out.numpy())]
+
+
+def _exponentials(
+    loop: Callable[[torch.Tensor, torch.Tensor], object], dtype: torch.dtype
+) -> float:
+    """Return how many a second all threads take together."""
     threads = torch.get_num_threads()
-    values = [torch.rand(IN_CACHE, dtype=dtype) for _ in range(threads)]
-    results = [torch.empty_like(v) for v in values]
-
-    def exponentials(index: int) -> None:
-        for _ in range(1_000):
-            torch.exp(values[index], out=results[index])
-
-    batches = _rate(lambda: run_all(exponentials, range(threads), threads))
-    return Roofline(2.0 * MATRIX**3 * products, 1_000.0 * threads * IN_CACHE * batches)
+    pairs = [
+        (torch.rand(IN_CACHE, dtype=dtype), torch.empty(IN_CACHE, dtype=dtype))
+        for _ in range(threads)
+    ]
+    rate = _rate(lambda: run_all(lambda pair: loop(*pair), pairs, threads))
+    return float(REPEATS * threads * IN_CACHE * rate)
 
 
 def work_of_an_epoch(sizes: tuple[int, ...], rows: int) -> tuple[float, float]:

@@ -41,7 +41,10 @@ class Replay:
         self._recorded = torch.tensor(rates, dtype=torch.float64)
         self.rates = self.best = self.bad_epochs = self._recorded[:, 0]
 
-    def step(self, epoch: int, losses: Tensor) -> None:
+    def listening(self, epoch: int) -> bool:
+        return False
+
+    def step(self, epoch: int, losses: Tensor | None) -> None:
         if epoch + 1 < self._recorded.shape[1]:
             self.rates = self._recorded[:, epoch + 1]
 

@@ -146,7 +146,7 @@ Dtype = Annotated[
 ]
 EngineName = Annotated[
     str | None,
-    typer.Option("--engine", help="auto, torch or vmap.", rich_help_panel=COMMON),
+    typer.Option("--engine", help="auto, numba, torch or vmap.", rich_help_panel=COMMON),
 ]
 DataDir = Annotated[
     str | None,

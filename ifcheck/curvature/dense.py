@@ -52,8 +52,15 @@ class Differentiable:
             (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
         # torch.func.hessian does the same, all columns at once: slower, and a second to import.
         rows = [
-            torch.autograd.grad(gradient, leaf, part, retain_graph=True, is_grads_batched=True)[0]
-            for part in torch.eye(len(leaf)).to(leaf).split(COLUMNS_AT_ONCE)
+            torch.autograd.grad(
+                gradient,
+                leaf,
+                directions,
+                retain_graph=True,
+                is_grads_batched=True,
+                materialize_grads=True,
+            )[0]
+            for directions in torch.eye(len(leaf)).to(leaf).split(COLUMNS_AT_ONCE)
         ]
         matrix = torch.cat(rows)
         return (matrix + matrix.mT) / 2

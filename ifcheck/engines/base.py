@@ -170,6 +170,21 @@ class Fit:
         )
 
 
+def starting_state(task: Task, recipe: Recipe, after: Fit | None) -> State:
+    """Return where a fit starts: at the task's parameters, or where another fit ended.
+
+    Raises: ValueError where the recipe cannot go on from there.
+    """
+    if after is None:
+        return State.initial(task.parameters, recipe.learning_rate)
+    last = recipe.epochs
+    if recipe.averaging is not None:
+        last = min(last, math.floor(recipe.averaging.start) + 1)
+    if after.state.epoch > last:
+        raise ValueError(f"a fit of {after.state.epoch} epochs is past epoch {last}")
+    return after.state
+
+
 class Engine(Protocol):
     """A backend; an entry of `ENGINES` is a frozen dataclass with these members."""
 

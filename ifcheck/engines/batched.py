@@ -12,8 +12,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, State, Task, silent
-from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
+from ifcheck.engines.base import (
+    ENGINES,
+    Fit,
+    Progress,
+    Recipe,
+    State,
+    Task,
+    silent,
+    starting_state,
+)
+from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel, is_structured
 from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
 from ifcheck.engines.padding import pad_rows
 from ifcheck.engines.pool import run_all
@@ -38,7 +47,7 @@ class TorchEngine:
     rank: ClassVar[int] = 1
 
     def supports(self, network: nn.Module, objective: Objective) -> bool:
-        return type(network) in STRUCTURED and type(objective) is Objective
+        return is_structured(network) and type(objective) is Objective
 
     def fit(
         self,
@@ -202,7 +211,7 @@ def _fit_in_chunks(
     Small tensors gain nothing from threads within an operation, and an operation that is
     split between threads would compute the values at the seams by other instructions.
     """
-    state = State.initial(task.parameters, recipe.learning_rate) if after is None else after.state
+    state = starting_state(task, recipe, after)
     task = replace(task, parameters=state.parameters)
     parts = _chunks(task)
     ends = [0, *itertools.accumulate(part.models for part in parts)]

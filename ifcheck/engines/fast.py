@@ -9,21 +9,21 @@ from typing import ClassVar
 from torch import nn
 
 from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, Task, silent
-from ifcheck.models import MLP
+from ifcheck.engines.kernels import is_structured
 from ifcheck.objective import Objective
 
 
 @ENGINES.register("numba")
 @dataclass(frozen=True)
 class NumbaEngine:
-    """Compiled by numba (extra `fast`): MLPs and linear heads on the CPU, the fastest engine."""
+    """Compiled by numba, `pip install 'ifcheck[fast]'`: MLPs and linear heads, on the CPU."""
 
     rank: ClassVar[int] = 0
 
     def supports(self, network: nn.Module, objective: Objective) -> bool:
-        known = type(network) in (MLP, nn.Linear) and type(objective) is Objective
+        known = is_structured(network) and type(objective) is Objective
         on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-        return known and on_cpu and find_spec("numba") is not None
+        return known and on_cpu and _numba_works()
 
     def fit(
         self,
@@ -36,3 +36,14 @@ class NumbaEngine:
         from ifcheck.engines.compiled import Descent
 
         return Descent(task, recipe, after).run(progress)
+
+
+def _numba_works() -> bool:
+    """Return whether numba is there and can be imported beside the other packages."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        from ifcheck.engines import compiled  # noqa: F401
+    except ImportError:  # numba refuses, say, a numpy that is newer than it knows
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Protocol
 
@@ -47,6 +48,8 @@ class GenericKernel:
     def __init__(self, task: Task) -> None:
         self.parameters = self.from_flat(task.parameters)
         self.task = task
+        # functional_call puts parameters into the module: every thread needs one of its own.
+        self._network = copy.deepcopy(task.network)
         self._layout = Layout.of(task.network)
         self._weights = task.weights.unflatten(0, (len(task.inputs), -1))
 
@@ -73,7 +76,7 @@ class GenericKernel:
 
     def _losses(self, flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return per-example losses. Shape: (groups, models of a group, rows)."""
-        network, objective = self.task.network, self.task.objective
+        network, objective = self._network, self.task.objective
 
         def one(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
             outputs = functional_call(network, parameters, (rows,))
@@ -322,6 +325,13 @@ def _bias_beside_weights(head: nn.Linear) -> tuple[Tensor, Tensor]:
     biases = head.weight.numel() + torch.arange(head.out_features)[:, None]
     from_flat = torch.cat([weights, biases], dim=1).flatten()
     return from_flat.argsort(), from_flat
+
+
+def is_structured(network: nn.Module) -> bool:
+    """Return whether gradients of this network are written out by hand."""
+    if type(network) is MLP:
+        return network.activation in ACTIVATIONS
+    return type(network) is nn.Linear and network.bias is not None
 
 
 def layer_sizes(network: nn.Module) -> tuple[int, ...]:

@@ -123,8 +123,7 @@ class Solved:
     losses: Tensor  # (K + 1, tests)
 
 
-def _solve(problem: RemovalProblem, index: int) -> Solved:
-    network, weights = problem.networks[index], problem.row_weights[index]
+def _solve(problem: RemovalProblem, network: Network, weights: Tensor) -> Solved:
     flat, features, classes = _head_problem(network, problem.train[0])
     optimum = minimise_head(
         flat.expand(len(weights), -1),
@@ -156,12 +155,13 @@ class Newton:
         reason = self._refusal(problem)
         if reason is not None:
             return _nothing(problem, reason)
-        rows = problem.removed.shape[1] * problem.row_weights.shape[-1]
+        rows = problem.removed.shape[1] * len(problem.train[1])
         solved = run_each(
-            lambda index: _solve(problem, index),
-            range(len(problem.networks)),
+            lambda pair: _solve(problem, *pair),
+            list(zip(problem.networks, problem.row_weights, strict=True)),
             rows * WORK_PER_ROW,
             progress,
+            side_by_side=not problem.train[0].is_cuda,
         )
         loss_after, null_loss_after = split_null(torch.stack([s.losses for s in solved]))
         return Truth(

@@ -48,8 +48,14 @@ def eigen(
             seed=int(run.seeds[index]),
         )
 
-    seeds = range(len(run.seeds))
-    found = run_each(measure, seeds, run.elements, progress, method.side_by_side)
+    size = sum(parameter.numel() for parameter in run.networks[0].parameters())
+    found = run_each(
+        measure,
+        range(len(run.seeds)),
+        max(run.elements, size**2),
+        progress,
+        side_by_side=method.side_by_side and not train[0].is_cuda,
+    )
     arrays = {
         "seeds": run.seeds,
         "values": torch.stack([e.values for e in found]).cpu().numpy(),

@@ -16,15 +16,16 @@ from ifcheck.stages.setup import Setup
 
 
 class Trunks:
-    """How long planned trainings go the same way, and where the last such way ended."""
+    """How long planned trainings go the same way, and where those ways ended."""
 
     def __init__(self, planned: Iterable[Setup] = ()) -> None:
-        """`planned` are the trainings to come, those that start alike one after the other."""
+        """`planned` are the trainings to come, in any order."""
         recipes = defaultdict(list)
         for setup in planned:
             recipes[_key(setup)].append(setup.recipe)
         self._epochs = {key: _shared_epochs(alike) for key, alike in recipes.items()}
-        self._last: tuple[str, Fit] | None = None
+        self._users = {key: len(alike) for key, alike in recipes.items()}
+        self._ends: dict[str, Fit] = {}  # kept until the last planned training has gone on
 
     def fit(self, setup: Setup, engine: Engine, task: Task, progress: Progress) -> Fit:
         """Train as `engine.fit` does, bit for bit, from where a training alike has been."""
@@ -32,13 +33,16 @@ class Trunks:
         epochs = self._epochs.get(key, 0)
         if epochs == 0:
             return engine.fit(task, recipe, progress)
-        if self._last is not None and self._last[0] == key:
-            trunk = self._last[1]
+        if key in self._ends:
             progress(task.models * epochs)
         else:
-            trunk = engine.fit(task, replace(recipe, epochs=epochs, averaging=None), progress)
-            self._last = (key, trunk)
-        return engine.fit(task, recipe, progress, after=trunk)
+            start = replace(recipe, epochs=epochs, averaging=None)
+            self._ends[key] = engine.fit(task, start, progress)
+        end = self._ends[key]
+        self._users[key] -= 1
+        if self._users[key] <= 0:
+            del self._ends[key]
+        return engine.fit(task, recipe, progress, after=end)
 
 
 def _key(setup: Setup) -> str:
@@ -53,4 +57,4 @@ def _shared_epochs(recipes: list[Recipe]) -> int:
     starts = [r.averaging.start for r in recipes if r.averaging is not None]
     if len(recipes) < 2 or not starts:
         return 0
-    return min(recipes[0].epochs, math.floor(min(starts)) + 1)
+    return max(0, min(recipes[0].epochs, math.floor(min(starts)) + 1))

@@ -15,7 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ifcheck.engines import run_each
 from ifcheck.models import initialise
 from ifcheck.models.mlp import MLPSpec
 from ifcheck.objective import weights_without
@@ -73,18 +75,16 @@ def _newton(rounds: int) -> None:
     with torch.no_grad():
         features = [network.features(inputs) for network in networks]
 
-    def solve() -> None:
-        for rows in features:
-            start = torch.zeros(len(removed), 18, dtype=torch.float64)
-            optimum = minimise_head(start, rows, targets, weights, engines.WEIGHT_DECAY, 3)
-            if not bool(optimum.converged.all()):
-                raise RuntimeError("Newton's method did not converge")
+    def solve(rows: Tensor) -> None:
+        start = torch.zeros(len(removed), 18, dtype=torch.float64)
+        optimum = minimise_head(start, rows, targets, weights, engines.WEIGHT_DECAY, 3)
+        if not bool(optimum.converged.all()):
+            raise RuntimeError("Newton's method did not converge")
 
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
-        with loop.one_thread():
-            solve()
+        run_each(solve, features, elements=0)
         seconds.append(time.perf_counter() - started)
     print(f"\n2,000 Newton problems of width 5: {statistics.median(seconds):.2f} s")
 

@@ -26,5 +26,5 @@ def test_asking_for_numba_where_it_is_missing_is_refused(tmp_path):
         [*command, "--test-points", "ids:83"], cwd=tmp_path, capture_output=True, text=True
     )
     assert found.returncode == 2
-    assert "extra `fast`" in found.stderr
+    assert "ifcheck[fast]" in found.stderr
     assert "--engine auto" in found.stderr

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ifcheck.engines
 from ifcheck.engines import ENGINES, Fit, Recipe, Task, assess, batched, fast, select_engine
 from ifcheck.engines.batched import TorchEngine, VmapEngine
 from ifcheck.engines.kernels import GenericKernel, HeadKernel, MLPKernel
@@ -157,6 +158,16 @@ def test_the_generic_engine_differs_only_by_rounding_in_company():
         for field in (*TRAINED, "probe_losses"):
             one, other = getattr(alone, field), getattr(together, field)[model : model + 1]
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_the_generic_engine_s_chunks_do_not_share_a_network_between_threads(monkeypatch):
+    """`functional_call` puts each chunk's parameters into the module that it is given."""
+    task, recipe = mlp_task(8, depth=2), replace(RECIPE, epochs=150)
+    alone = VmapEngine().fit(task, recipe)
+    monkeypatch.setattr(batched, "CHUNK_BYTES", 1)
+    with torch_threads(4):
+        beside = VmapEngine().fit(task, recipe)
+    torch.testing.assert_close(beside.parameters, alone.parameters, rtol=0, atol=1e-11)
 
 
 def test_shared_rows_train_as_the_same_rows_for_each_group():
@@ -461,6 +472,7 @@ CHOICES = {
     "subclass of a head": (Subclass(5, 3), Objective(), False),
     "other network": (nn.Sequential(nn.Linear(5, 3)), Objective(), False),
     "other objective": (nn.Linear(5, 3), OtherObjective(), False),
+    "head without bias": (nn.Linear(5, 3, bias=False), Objective(), False),
 }
 
 
@@ -492,9 +504,16 @@ def test_a_named_engine_that_does_not_fit_is_refused():
     assert "--engine auto" in error.value.remedy
 
 
+def test_numba_that_cannot_be_imported_is_left_out(monkeypatch):
+    """It refuses, for example, a numpy that is newer than it knows."""
+    monkeypatch.delattr(ifcheck.engines, "compiled", raising=False)
+    monkeypatch.setitem(sys.modules, "ifcheck.engines.compiled", None)
+    assert select_engine("auto", nn.Linear(5, 3), Objective())[0] == "torch"
+
+
 def test_numba_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr(fast, "find_spec", lambda name: None)
-    with pytest.raises(UnusableInput, match="extra `fast`") as error:
+    with pytest.raises(UnusableInput, match=r"ifcheck\[fast\]") as error:
         select_engine("numba", nn.Linear(5, 3), Objective())
     assert "--engine auto" in error.value.remedy
 

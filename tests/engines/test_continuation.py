@@ -47,6 +47,16 @@ def test_a_fit_can_be_gone_on_from_twice(engine):
     check_equal(engine.fit(task, QUICK, after=before), first)
 
 
+@ENGINES
+@pytest.mark.parametrize(("done", "recipe"), [(41, QUICK), (32, averaged(QUICK))])
+def test_a_fit_that_is_past_the_recipe_is_refused(engine, done, recipe):
+    """Past its end, or past the start of its averaging at 75%."""
+    task = mlp_task(2, rows=8)
+    before = engine.fit(task, replace(QUICK, epochs=done))
+    with pytest.raises(ValueError, match=f"{done} epochs is past epoch {done - 1}"):
+        engine.fit(task, recipe, after=before)
+
+
 # --- standing still at the floor -------------------------------------------------------------
 
 FALLING = Recipe(60, learning_rate=0.05, patience=1, record_every=1)

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from tests.engines.conftest import CLASSES, head_task, mlp_task
 from tests.engines.test_batched import torch_threads
 
 pytest.importorskip("numba")
+from ifcheck.engines import compiled, kernels
 from ifcheck.engines.compiled import run as compiled_run
+from ifcheck.engines.compiled.layers import ACTIVATIONS
 
 ENGINE = NumbaEngine()
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -139,6 +142,23 @@ def test_blocks_take_a_fraction_of_a_second(monkeypatch):
     reports: list[int] = []
     ENGINE.fit(mlp_task(4), Recipe(20_000), reports.append)
     assert len(reports) > 10
+
+
+def test_what_is_compiled_is_cached_where_the_user_s_caches_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path)
+    folder = Path(compiled._cache_folder())
+    assert folder.parent == tmp_path / "numba"
+    assert folder.is_dir()
+
+
+def test_a_cache_folder_that_is_closed_is_done_without(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder can be made below a file")
+    monkeypatch.setattr(compiled, "cache_folder", lambda: tmp_path / "file")
+    assert Path(compiled._cache_folder()).is_dir()
+
+
+def test_every_activation_that_is_written_out_is_compiled():
+    assert ACTIVATIONS.keys() == kernels.ACTIVATIONS.keys()
 
 
 def test_the_task_is_left_as_it_was():

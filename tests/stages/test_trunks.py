@@ -53,6 +53,14 @@ def test_all_four_variants_train_two_starts(engine, tiny, tmp_path, load_npz, tr
             )
 
 
+def test_trainings_that_start_alike_need_not_stand_together(tiny, tmp_path, trained_epochs):
+    configs = [tiny({"variant.name": v}) for v in ("none", "l2", "swa", "l2-swa")]
+    trunks = Trunks(make_setup(config) for config in configs)
+    for index, config in enumerate(configs):
+        train(config, tmp_path / str(index), trunks=trunks)
+    assert trained_epochs == [46, 14, 46, 14, 14, 14]
+
+
 @pytest.mark.parametrize(
     ("flags", "epochs"),
     [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import shutil
+import tempfile
 from pathlib import Path
 
 import numba
@@ -20,11 +23,21 @@ def _sources_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
+def _cache_folder() -> str:
+    """Return a folder for what is compiled: the user's, or where that is closed a passing one."""
+    folder = cache_folder() / "numba" / _sources_digest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        passing = tempfile.mkdtemp(prefix="ifcheck-numba-")
+        atexit.register(shutil.rmtree, passing, ignore_errors=True)
+        return passing
+    return str(folder)
+
+
 # Numba notes the folder where a function is decorated; other users of numba keep theirs.
-_former, numba.config.CACHE_DIR = (
-    numba.config.CACHE_DIR,
-    str(cache_folder() / "numba" / _sources_digest()),
-)
+_former, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _cache_folder()
 try:
     from ifcheck.engines.compiled.run import Descent
 finally:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ifcheck.engines.base import Fit, Progress, Recipe, State, Task
+from ifcheck.engines.base import Fit, Progress, Recipe, State, Task, starting_state
 from ifcheck.engines.compiled.descent import Architecture, Block, Models, Rows, Settings, advance
 from ifcheck.engines.compiled.layers import ACTIVATIONS
 from ifcheck.engines.kernels import layer_sizes
@@ -22,7 +22,7 @@ from ifcheck.engines.pool import run_all
 from ifcheck.models import MLP
 from ifcheck.objective import weighted_mean
 
-FIRST_BLOCK = 32  # epochs until the speed is known
+FIRST_BLOCK = 1  # epochs until the speed is known; later blocks are up to twice as long
 BLOCK_SECONDS = 0.25  # between two reports of progress, and until Ctrl-C is heard
 PARTS_PER_THREAD = 4  # of a block, so that a thread that was held up is waited for less
 
@@ -49,8 +49,7 @@ class Descent:
         if task.probe_inputs is not None and task.probe_targets is not None:
             watched = torch.ones(task.models, len(task.probe_targets)).to(task.weights)
             self._probes = self._make_rows(task.probe_inputs, task.probe_targets, watched)
-        initial = State.initial(task.parameters, recipe.learning_rate)
-        start = initial if after is None else after.state
+        start = starting_state(task, recipe, after)
         self._first = start.epoch
         self._models = _models(start)
         self._every = recipe.record_every or max(1, recipe.epochs)

@@ -154,11 +154,13 @@ class Fit:
         """Each model's rate at the end. Shape: (models,)."""
         return self.state.rates
 
-    def following(self, before: Fit) -> Fit:
+    def following(self, before: Fit | None) -> Fit:
         """Return this fit with what was recorded before it, by the fit that it went on from.
 
         The last record of `before` is of the epoch at which this fit starts.
         """
+        if before is None:
+            return self
         probes = None
         if self.probe_losses is not None and before.probe_losses is not None:
             probes = torch.cat([before.probe_losses[..., :-1], self.probe_losses], dim=-1)

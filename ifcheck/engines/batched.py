@@ -61,7 +61,7 @@ class TorchEngine:
         if fit.probe_losses is not None and task.probe_targets is not None:
             probes = fit.probe_losses[:, : len(task.probe_targets)]
             fit = replace(fit, probe_losses=probes)
-        return fit if after is None else fit.following(after)
+        return fit.following(after)
 
 
 @ENGINES.register("vmap")
@@ -81,8 +81,7 @@ class VmapEngine:
         progress: Progress = silent,
         after: Fit | None = None,
     ) -> Fit:
-        fit = _fit_in_chunks(task, recipe, progress, GenericKernel, after)
-        return fit if after is None else fit.following(after)
+        return _fit_in_chunks(task, recipe, progress, GenericKernel, after).following(after)
 
 
 def descend(

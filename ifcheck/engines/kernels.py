@@ -248,18 +248,18 @@ class _Activation(Protocol):
         """Return upstream * f'(z), given f(z)."""
 
 
+# Constants of SELU (Klambauer et al. 2017), to torch's digits.
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
 class _Selu:
-    """SELU (Klambauer et al. 2017), with the constants of torch."""
-
-    ALPHA = 1.6732632423543772848170429916717
-    SCALE = 1.0507009873554804934193349852946
-
     def apply(self, values: Tensor) -> None:
         torch.selu_(values)
 
     def backward(self, upstream: Tensor, activated: Tensor) -> Tensor:
         result: Tensor = torch.ops.aten.elu_backward(
-            upstream, self.ALPHA, self.SCALE, 1.0, True, activated
+            upstream, SELU_ALPHA, SELU_SCALE, 1.0, True, activated
         )
         return result
 

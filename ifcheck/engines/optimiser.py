@@ -40,7 +40,7 @@ class Adam:
 
         Shapes: gradient (models, params), consumed; rates (models,).
         """
-        if moving is None:
+        if moving is None or bool(moving.all()):
             self._step(gradient, rates)
             return
         state = (self.parameters, self.mean, self.square)

@@ -27,6 +27,7 @@ from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.train import network_layout, train
+from ifcheck.stages.trunks import Trunks
 
 TRAIN_SAMPLES = (40, 240)  # epochs of two runs whose difference is that of their epochs
 RETRAIN_SAMPLES = (10, 60)
@@ -57,7 +58,7 @@ class Estimate:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def add(self, step: str, seconds: float, times: int = 1) -> None:
+    def add(self, step: str, seconds: float, times: float = 1) -> None:
         """Add a step's time, taken `times` times."""
         self.seconds[step] = self.seconds.get(step, 0.0) + seconds * times
 
@@ -118,16 +119,18 @@ def estimate_study(config: Config) -> Estimate:
     for cell in check_study(config):
         by_size.setdefault(str(cell.options), []).append(cell)
     for alike in by_size.values():
-        _add_cell(estimate, alike[-1], len(alike))
+        _add_cell(estimate, alike)
     return estimate
 
 
-def _add_cell(estimate: Estimate, cell: Cell, times: int) -> None:
-    """Add what `times` cells of this size need."""
-    config, study = cell.config, cell.config.study
+def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:
+    """Add what the cells of one size need, from a sample of the last of them."""
+    config, study, times = alike[-1].config, alike[-1].config.study, len(alike)
+    spared = Trunks(make_setup(cell.config) for cell in alike).spared_epochs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        estimate.add("train", _training(config, folder), times)
+        trainings = times - spared / config.train.epochs
+        estimate.add("train", _training(config, folder), trainings)
         scores, truths = [], []
         for estimator in study.estimators:
             scores.append(folder / f"influence-{estimator}.npz")

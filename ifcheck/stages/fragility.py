@@ -157,7 +157,10 @@ class _CellFiles:
 
     @property
     def seconds(self) -> float:
-        """Return how long the cell's artifacts took to make, all together."""
+        """Return how long the cell's artifacts took to make, all together.
+
+        A start that several variants share counts for the one that trained it.
+        """
         made = [self.trained, *self.influences, *self.retrains, self.eigen]
         made += [] if self.dense is None else [self.dense]
         return float(sum(artifact.meta["seconds"] for artifact in made))

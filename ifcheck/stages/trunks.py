@@ -27,6 +27,11 @@ class Trunks:
         self._users = {key: len(alike) for key, alike in recipes.items()}
         self._ends: dict[str, Fit] = {}  # kept until the last planned training has gone on
 
+    @property
+    def spared_epochs(self) -> int:
+        """How many epochs of the planned trainings need no training of their own."""
+        return sum(epochs * (self._users[key] - 1) for key, epochs in self._epochs.items())
+
     def fit(self, setup: Setup, engine: Engine, task: Task, progress: Progress) -> Fit:
         """Train as `engine.fit` does, bit for bit, from where a training alike has been."""
         key, recipe = _key(setup), setup.recipe

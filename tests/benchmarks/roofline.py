@@ -1,7 +1,7 @@
 """The machine's limit: how fast it multiplies matrices and takes exponentials.
 
 Products of matrices by torch; exponentials by the faster of torch and, where it is installed, a
-compiled loop; both on as many threads as the engines use, on memory that stays in cache.
+compiled loop, on memory that stays in cache; both on as many threads as the engines use.
 """
 
 from __future__ import annotations

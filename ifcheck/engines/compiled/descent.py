@@ -19,12 +19,11 @@ from ifcheck.engines.compiled.layers import (
 from ifcheck.engines.optimiser import BETA1, BETA2, EPSILON, RATE_EPSILON
 
 RATE, BEST, BAD_EPOCHS, AVERAGED = 0, 1, 2, 3  # columns of a model's schedule
-_exact: dict[str, Any] = {"error_model": "numpy", "cache": True}
-_fast: dict[str, Any] = {**_exact, "fastmath": FAST}
+_options: dict[str, Any] = {"error_model": "numpy", "cache": True}
 
 
 class Rows(NamedTuple):
-    """What the models are trained on."""
+    """Rows of the data, to be trained on or looked at."""
 
     inputs: NDArray[Any]  # (groups, features, rows)
     group: NDArray[np.int64]  # (models,) whose inputs a model sees
@@ -67,7 +66,7 @@ class Block(NamedTuple):
     rates: NDArray[np.float64]  # (models, epochs) to use instead of the schedule's; or (models, 0)
 
 
-@njit(**_fast)
+@njit(**_options, fastmath=FAST)
 def adam(
     parameters: Any,
     gradient: Any,
@@ -77,7 +76,7 @@ def adam(
     step: float,
     root_correction: float,
 ) -> None:
-    """Take one step of Adam with coupled weight decay, in the order of torch's operations."""
+    """Take one step of Adam with coupled weight decay, by torch's formula."""
     of = parameters.dtype.type
     decay, size, root = of(weight_decay), of(step), of(root_correction)
     share1, beta2, share2, epsilon = of(1 - BETA1), of(BETA2), of(1 - BETA2), of(EPSILON)
@@ -90,13 +89,13 @@ def adam(
         parameters[k] -= size * m / (np.sqrt(v) / root + epsilon)
 
 
-@njit(**_exact)
+@njit(**_options)
 def at_floor(schedule: Any, factor: float) -> bool:
     """Return whether ReduceLROnPlateau would not lower this rate any more."""
     return schedule[RATE] - schedule[RATE] * factor <= RATE_EPSILON
 
 
-@njit(**_exact)
+@njit(**_options)
 def plateau(schedule: Any, loss: float, settings: Any) -> None:
     """Let ReduceLROnPlateau take note of a loss."""
     if loss < schedule[BEST] * (1.0 - settings.threshold):
@@ -110,14 +109,14 @@ def plateau(schedule: Any, loss: float, settings: Any) -> None:
         schedule[BAD_EPOCHS] = 0.0
 
 
-@njit(**_exact)
+@njit(**_options)
 def anneal(schedule: Any, before: float, after: float, target: float) -> None:
     """Move the rate as SWALR does; `before` and `after` are shares of the way to the target."""
     initial = target if before == 1.0 else (schedule[RATE] - before * target) / (1.0 - before)
     schedule[RATE] = target * after + initial * (1.0 - after)
 
 
-@njit(**_exact)
+@njit(**_options)
 def enter_average(average: Any, parameters: Any, schedule: Any) -> None:
     """Let the parameters enter the equal-weight average."""
     share = parameters.dtype.type(1.0 / (schedule[AVERAGED] + 1.0))
@@ -146,7 +145,7 @@ class Workspace(NamedTuple):
     zeros: NDArray[Any]  # (widest,)
 
 
-@njit(**_exact)
+@njit(**_options)
 def make_workspace(sizes: Any, rows: int, parameters: Any) -> Workspace:
     """Return memory for models of these sizes and of the type of `parameters` (models, params)."""
     layers, count, like = sizes.size - 1, parameters.shape[1], parameters.dtype
@@ -165,7 +164,7 @@ def make_workspace(sizes: Any, rows: int, parameters: Any) -> Workspace:
     return Workspace(activations, deltas, largest, total, gradient, turned, zeros)
 
 
-@njit(inline="always", **_exact)
+@njit(inline="always", **_options)
 def descend(
     architecture: Architecture,
     rows: Rows,
@@ -220,7 +219,7 @@ def descend(
             plateau(schedule, loss, settings)
 
 
-@njit(**_exact, nogil=True)
+@njit(**_options, nogil=True)
 def advance(
     architecture: Architecture,
     rows: Rows,

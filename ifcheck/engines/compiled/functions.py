@@ -16,7 +16,8 @@ from numpy.polynomial import Chebyshev, Polynomial
 # Sums may be reordered and products fused, but infinities and NaN keep their meaning: a run
 # that diverges must be seen to diverge.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
+# For element-wise work whose operations must stay in their order.
+IN_ORDER: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 FLUSH_TO_ZERO = np.int32(0x8040)  # bits FTZ and DAZ of MXCSR
@@ -122,7 +123,7 @@ def exponential(x: Any) -> Any:
     return math.exp(x)
 
 
-@overload(exponential, jit_options=EXACT)
+@overload(exponential, jit_options=IN_ORDER)
 def _exponential(x: Any) -> Any:
     return _exponential_32 if x == types.float32 else _exponential_64
 
@@ -158,7 +159,7 @@ def logarithm(x: Any) -> Any:
     return math.log(x)
 
 
-@overload(logarithm, jit_options=EXACT)
+@overload(logarithm, jit_options=IN_ORDER)
 def _logarithm(x: Any) -> Any:
     return _logarithm_32 if x == types.float32 else _logarithm_64
 

@@ -12,12 +12,12 @@ from typing import Any
 from numba import njit
 
 from ifcheck.engines.compiled.blocks import affine, outer_sum, row_sums, transpose
-from ifcheck.engines.compiled.functions import EXACT, FAST, exponential, logarithm
+from ifcheck.engines.compiled.functions import FAST, IN_ORDER, exponential, logarithm
+from ifcheck.engines.kernels import SELU_ALPHA, SELU_SCALE
 
 SELU, TANH, RELU = 0, 1, 2
 ACTIVATIONS = {"selu": SELU, "tanh": TANH, "relu": RELU}
-SELU_SCALE = 1.0507009873554805
-SELU_SCALE_ALPHA = 1.7580993408473766
+SELU_SCALE_ALPHA = SELU_SCALE * SELU_ALPHA
 
 _options: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "cache": True}
 
@@ -108,7 +108,7 @@ def softmax_backward(
             out[j] = weights[j] * (out[j] * (one / total[j]) - label[j])
 
 
-@njit(cache=True, **EXACT)
+@njit(cache=True, **IN_ORDER)
 def cross_entropy(logits: Any, labels: Any, largest: Any, total: Any, out: Any) -> None:
     """Set out (rows,) to -log softmax of each row's label.
 

@@ -91,8 +91,7 @@ class Descent:
             progress(self._task.models * (last - first))
         if self._probes is not None:
             probes.append(self._evaluate(self._probes))
-        fit = self._fit(torch.stack(probes, -1) if probes else None)
-        return fit if self._after is None else fit.following(self._after)
+        return self._fit(torch.stack(probes, -1) if probes else None).following(self._after)
 
     def _fit(self, probes: Tensor | None) -> Fit:
         epochs = [e for e in range(self._first, self._recipe.epochs) if self._recorded(e)]

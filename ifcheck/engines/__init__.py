@@ -15,7 +15,6 @@ from ifcheck.engines.base import (
 from ifcheck.engines.batched import Assessment, assess
 from ifcheck.engines.fast import NumbaEngine
 from ifcheck.engines.pool import run_each
-from ifcheck.engines.threads import threads_for
 
 __all__ = [
     "ENGINES",
@@ -32,5 +31,4 @@ __all__ = [
     "run_each",
     "select_engine",
     "silent",
-    "threads_for",
 ]

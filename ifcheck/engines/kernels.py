@@ -215,7 +215,7 @@ class _SoftmaxOutput:
     """
 
     def __init__(self, task: Task, classes: int) -> None:
-        labels = _one_hot(task.targets, classes, task.weights.dtype)
+        labels = one_hot(task.targets, classes, task.weights.dtype)
         self._weights = task.weights[:, None, :]
         self._weighted_labels = self._weights * labels  # (M, classes, N)
         self._product = torch.empty_like(self._weighted_labels)
@@ -291,14 +291,14 @@ def _probes(task: Task) -> tuple[Tensor, Tensor]:
     return task.probe_inputs, task.probe_targets
 
 
-def _one_hot(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+def one_hot(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Return (classes, rows)."""
     return nn.functional.one_hot(targets, classes).T.to(dtype)
 
 
 def _losses_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """Return (M, N) for logits (M, classes, N)."""
-    labels = _one_hot(targets, logits.shape[1], logits.dtype)
+    labels = one_hot(targets, logits.shape[1], logits.dtype)
     return -torch.where(labels == 0, 0.0, torch.log_softmax(logits, dim=1)).sum(1)
 
 

@@ -50,13 +50,14 @@ def run_each(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     elements: int,
+    device: torch.device,
     progress: Progress = silent,
     side_by_side: bool = True,
 ) -> list[Result]:
     """Return the function's results in order, where each call's tensors have so many elements.
 
-    Small tensors: calls side by side unless that is forbidden, each on one thread. Large ones:
-    one call after the other, on all threads. `progress` is called with 1 after each.
+    Small tensors: calls side by side unless that is forbidden, each on one thread. Large ones,
+    and those of a GPU: one call after the other. `progress` is called with 1 after each.
     """
     lock = threading.Lock()
 
@@ -68,7 +69,8 @@ def run_each(
 
     if elements > WORTH_THREADS:
         return [run(item) for item in items]
-    return run_all(run, items, torch.get_num_threads() if side_by_side else 1)
+    alone = device.type == "cuda" or not side_by_side
+    return run_all(run, items, 1 if alone else torch.get_num_threads())
 
 
 def _failed_first(futures: list[Future[Result]]) -> list[Future[Result]]:

@@ -22,10 +22,3 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def threads_for(elements: int) -> Iterator[None]:
-    """Use one thread for tensors of up to so many elements if more would not pay."""
-    with torch_threads(torch.get_num_threads() if elements > WORTH_THREADS else 1):
-        yield

@@ -160,8 +160,8 @@ class Newton:
             lambda pair: _solve(problem, *pair),
             list(zip(problem.networks, problem.row_weights, strict=True)),
             rows * WORK_PER_ROW,
+            problem.train[0].device,
             progress,
-            side_by_side=not problem.train[0].is_cuda,
         )
         loss_after, null_loss_after = split_null(torch.stack([s.losses for s in solved]))
         return Truth(

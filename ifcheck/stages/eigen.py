@@ -53,8 +53,9 @@ def eigen(
         measure,
         range(len(run.seeds)),
         max(run.elements, size**2),
+        run.setup.device,
         progress,
-        side_by_side=method.side_by_side and not train[0].is_cuda,
+        side_by_side=method.side_by_side,
     )
     arrays = {
         "seeds": run.seeds,

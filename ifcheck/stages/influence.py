@@ -13,7 +13,8 @@ import torch
 from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
 from ifcheck.curvature.local import local_model
-from ifcheck.engines import threads_for
+from ifcheck.engines import run_each
+from ifcheck.models import Network
 from ifcheck.scores import Scores, influence_scores
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
@@ -35,8 +36,7 @@ def influence(
     started = time.perf_counter()
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
-    with threads_for(run.elements):
-        scores = _score(run, reporter)
+    scores = _score(run, reporter)
     spectra = [score.spectrum for score in scores]
     arrays = {
         "seeds": run.seeds,
@@ -62,9 +62,9 @@ def _score(run: Run, reporter: Reporter) -> list[Scores]:
     estimator, objective = run.setup.estimator, run.setup.objective
     tensors = run.tensors()
     progress = reporter.step(f"scoring with {run.setup.config.influence.estimator}", len(run.seeds))
-    scores = []
-    for network in run.networks:
+
+    def score(network: Network) -> Scores:
         model = local_model(network, objective, estimator.params, tensors["train"], tensors["test"])
-        scores.append(influence_scores(model, objective, estimator))
-        progress(1)
-    return scores
+        return influence_scores(model, objective, estimator)
+
+    return run_each(score, run.networks, run.elements, run.setup.device, progress)

@@ -48,8 +48,8 @@ def main() -> None:
 
 
 def _engines(rounds: int) -> None:
-    for label, dtype in engines.TYPES.items():
-        limit = roofline.measure(dtype)
+    limits = {label: roofline.measure(dtype) for label, dtype in engines.TYPES.items()}
+    for label, limit in limits.items():
         print(
             f"limit {label}: {limit.flops / 1e9:.0f} GFLOP/s of matrix products, "
             f"{limit.exponentials / 1e9:.1f} G exponentials/s"
@@ -57,7 +57,7 @@ def _engines(rounds: int) -> None:
     print(
         f"\n{'work':28} {'size':18} {'engine':6} {'':4} {'loop us':>8} {'us':>8} {'ratio':>6} limit"
     )
-    for line in engines.measure(rounds, engines.engines()):
+    for line in engines.measure(rounds, engines.engines(), limits):
         print(
             f"{line.work:28} {line.size:18} {line.engine:6} {line.dtype:4} "
             f"{line.loop_seconds * 1e6:8.0f} {line.seconds * 1e6:8.3f} {line.ratio:6.0f} "
@@ -84,7 +84,7 @@ def _newton(rounds: int) -> None:
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
-        run_each(solve, features, elements=0)
+        run_each(solve, features, elements=0, device=torch.device("cpu"))
         seconds.append(time.perf_counter() - started)
     print(f"\n2,000 Newton problems of width 5: {statistics.median(seconds):.2f} s")
 

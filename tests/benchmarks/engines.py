@@ -51,15 +51,16 @@ class Measurement:
     share: float  # of the machine's limit
 
 
-def measure(rounds: int, names: list[str]) -> Iterator[Measurement]:
-    """Yield a line for every work, size, type and engine."""
+def measure(
+    rounds: int, names: list[str], limits: dict[str, roofline.Roofline]
+) -> Iterator[Measurement]:
+    """Yield a line for every work, size, type and engine, given the limit of each type."""
     for label, dtype in TYPES.items():
-        limit = roofline.measure(dtype)
         for depth, width in SIZES:
             tasks = _tasks(depth, width, dtype)
             for kind, task in tasks.items():
                 for name in names:
-                    yield _line(rounds, kind, task, name, depth, width, label, limit)
+                    yield _line(rounds, kind, task, name, depth, width, label, limits[label])
 
 
 def engines() -> list[str]:

@@ -18,6 +18,7 @@ from ifcheck.engines.batched import TorchEngine, VmapEngine
 from ifcheck.engines.kernels import GenericKernel, HeadKernel, MLPKernel
 from ifcheck.errors import UnknownName, UnusableInput
 from ifcheck.objective import Objective
+from ifcheck.variants import averaged
 from tests import oracles
 from tests.benchmarks import sequential_loop as loop
 from tests.engines.conftest import (
@@ -29,6 +30,7 @@ from tests.engines.conftest import (
     networks,
     with_kernel,
 )
+from tests.engines.conftest import ENGINES as EVERY_ENGINE
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 STRUCTURED = TorchEngine()
@@ -335,17 +337,21 @@ def test_chunks_hold_whole_seeds(monkeypatch):
     assert reports == [4 * 7] * 3
 
 
-def test_the_task_is_left_as_it_was():
-    task = mlp_task(3, rows=20)
+@EVERY_ENGINE
+@pytest.mark.parametrize("rows", [20, 32], ids=["padded", "not padded"])
+@pytest.mark.parametrize("recipe", [RECIPE, averaged(RECIPE)], ids=["plain", "swa"])
+def test_the_task_is_left_as_it_was(engine, rows, recipe):
+    task = mlp_task(3, rows=rows)
     tensors = ("parameters", "inputs", "targets", "weights", "probe_inputs", "probe_targets")
     before = {name: getattr(task, name).clone() for name in tensors}
-    STRUCTURED.fit(task, RECIPE)
+    engine.fit(task, recipe)
     assert all(torch.equal(getattr(task, name), before[name]) for name in tensors)
 
 
-def test_no_epochs_leave_the_start():
+@EVERY_ENGINE
+def test_no_epochs_leave_the_start(engine):
     task = mlp_task(3, rows=20)
-    fit = STRUCTURED.fit(task, Recipe(0))
+    fit = engine.fit(task, Recipe(0))
     assert torch.equal(fit.parameters, task.parameters)
     assert torch.equal(fit.live, task.parameters)
     assert fit.learning_rate.tolist() == [1e-3] * 3

@@ -161,21 +161,6 @@ def test_every_activation_that_is_written_out_is_compiled():
     assert ACTIVATIONS.keys() == kernels.ACTIVATIONS.keys()
 
 
-def test_the_task_is_left_as_it_was():
-    task = mlp_task(3, rows=32)
-    tensors = ("parameters", "inputs", "targets", "weights", "probe_inputs", "probe_targets")
-    before = {name: getattr(task, name).clone() for name in tensors}
-    ENGINE.fit(task, RECIPE)
-    assert all(torch.equal(getattr(task, name), before[name]) for name in tensors)
-
-
-def test_no_epochs_leave_the_start():
-    task = mlp_task(3, rows=20)
-    fit = ENGINE.fit(task, Recipe(0))
-    assert torch.equal(fit.parameters, task.parameters)
-    assert fit.learning_rate.tolist() == [1e-3] * 3
-
-
 def test_a_class_that_no_network_has_is_an_error():
     task = mlp_task(2, rows=8)
     with pytest.raises(RuntimeError):

@@ -10,6 +10,8 @@ from ifcheck.engines.pool import run_all, run_each
 from ifcheck.engines.threads import WORTH_THREADS
 from tests.engines.test_batched import torch_threads
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize("threads", [1, 2, 9])
 def test_results_come_in_order(threads):
@@ -55,7 +57,7 @@ def test_small_work_runs_side_by_side_and_large_work_uses_all_threads(
         return item
 
     with torch_threads(2):
-        found = run_each(look, range(6), elements, done.append, side_by_side=side_by_side)
+        found = run_each(look, range(6), elements, CPU, done.append, side_by_side)
     assert found == list(range(6))
     assert done == [1] * 6
     assert seen == within

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ifcheck.engines.base import Fit, Progress, Recipe, State, Task, starting_state
 from ifcheck.engines.compiled.descent import Architecture, Block, Models, Rows, Settings, advance
 from ifcheck.engines.compiled.layers import ACTIVATIONS
-from ifcheck.engines.kernels import layer_sizes
+from ifcheck.engines.kernels import layer_sizes, one_hot
 from ifcheck.engines.optimiser import BETA1, BETA2, annealed_share
 from ifcheck.engines.padding import pad_columns, pad_rows
 from ifcheck.engines.pool import run_all
@@ -58,11 +58,11 @@ class Descent:
         self._row_losses = np.empty_like(self._rows.weights)
 
     def _make_rows(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Rows:
-        labels = nn.functional.one_hot(targets, int(self._architecture.sizes[-1])).T
+        labels = one_hot(targets, int(self._architecture.sizes[-1]), weights.dtype)
         return Rows(
             inputs=inputs.flatten(2).transpose(1, 2).contiguous().numpy(),
             group=np.repeat(np.arange(len(inputs)), self._task.models_per_group),
-            labels=labels.to(weights.dtype).contiguous().numpy(),
+            labels=labels.contiguous().numpy(),
             weights=weights.contiguous().numpy(),
         )
 

@@ -92,6 +92,7 @@ def _common(
     terminal.settings.quiet = quiet
     terminal.settings.debug = debug
     terminal.settings.json = json
+    terminal.show_logged_notes()
     given: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine}
     given |= {"data_dir": data_dir, "threads": threads}
     return Session(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 import traceback
@@ -67,6 +68,21 @@ def show_note(message: str) -> None:
     """Show something worth knowing that is no error."""
     if not settings.quiet:
         stderr().print(Text.assemble(("note: ", "bold yellow"), message), soft_wrap=True)
+
+
+class _Notes(logging.Handler):
+    """Shows what is logged on the way as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        show_note(record.getMessage())
+
+
+def show_logged_notes() -> None:
+    """Show, from now on, what ifcheck logs."""
+    logger = logging.getLogger("ifcheck")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes())
 
 
 def show_json(values: Any) -> None:

@@ -24,7 +24,7 @@ from ifcheck.stages.reporting import Reporter
 from ifcheck.variants import WeightDecay
 
 # The search is one and the same for every cell and seed of a data set (the paper's protocol),
-# so it does not follow the user's network, variant, seed or number of epochs.
+# so it does not follow the user's network, variant, engine, seed or number of epochs.
 SEARCH_NETWORK = MLPSpec(depth=1, width=5)
 SEARCH_VARIANT = WeightDecay()
 SEARCH_SEED = 0

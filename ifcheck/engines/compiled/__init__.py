@@ -39,8 +39,10 @@ def _cache_folder() -> str:
 # Numba notes the folder where a function is decorated; other users of numba keep theirs.
 _former, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _cache_folder()
 try:
+    from ifcheck.engines.compiled.notice import announce_compilation
     from ifcheck.engines.compiled.run import Descent
 finally:
     numba.config.CACHE_DIR = _former
+announce_compilation()
 
 __all__ = ["Descent"]

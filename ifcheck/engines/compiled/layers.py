@@ -113,14 +113,15 @@ def cross_entropy(logits: Any, labels: Any, largest: Any, total: Any, out: Any) 
     """Set out (rows,) to -log softmax of each row's label.
 
     The label's logit is compared with the largest first: a small loss is their difference, and
-    must not drown in the rounding of large logits.
+    must not drown in the rounding of large logits. Logits of other classes may be -inf.
     """
+    zero = out.dtype.type(0.0)
     for j in range(out.size):
         out[j] = logarithm(total[j])
     for c in range(labels.shape[0]):
         row, label = logits[c], labels[c]
         for j in range(out.size):
-            out[j] -= label[j] * (row[j] - largest[j])
+            out[j] -= row[j] - largest[j] if label[j] > zero else zero
 
 
 @njit(**_options)

@@ -391,6 +391,18 @@ def test_a_logit_that_is_not_finite_spoils_its_row_alone(bad, classes, dtype):
         np.testing.assert_array_equal(values[..., ~spoiled], former[..., ~spoiled])
 
 
+@TYPES
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_another_class_s_logit_of_minus_infinity_is_its_probability_zero(classes, dtype):
+    logits, targets, weights = random_logits(classes, 1.0, dtype)
+    logits[(targets + 1) % classes, np.arange(99)] = -np.inf
+    delta, losses, _, _ = softmax(logits, targets, weights)
+    exact_delta, exact_losses = exact_softmax(logits, targets, weights)
+    eps = np.finfo(dtype).eps
+    assert (np.abs(delta - exact_delta) <= DELTA_ERROR * eps * weights).all()
+    assert (np.abs(losses - exact_losses) <= LOSS_ERROR * eps * np.maximum(1, exact_losses)).all()
+
+
 # --- the weighted sum ------------------------------------------------------------------------
 
 

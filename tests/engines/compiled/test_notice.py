@@ -1,0 +1,32 @@
+"""The engine says that it is being compiled: where it is, and once for each type."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+numba = pytest.importorskip("numba")
+from ifcheck.engines.compiled import notice
+
+
+class Models(NamedTuple):
+    """As the engine's, as far as the notice looks."""
+
+    parameters: np.ndarray
+
+
+def test_each_compilation_is_told_once_with_its_type(monkeypatch, caplog):
+    engine = numba.njit(lambda architecture, rows, models: models.parameters.size)
+    other = numba.njit(lambda x: x + 1)
+    monkeypatch.setattr(notice, "advance", engine)
+    with caplog.at_level(logging.INFO, logger="ifcheck"):
+        for _ in range(2):
+            other(1)
+            engine(0, 0, Models(np.zeros((2, 3), np.float32)))
+        assert [r.getMessage() for r in caplog.records] == [
+            "compiling the numba engine for float32: some 15 seconds, once."
+        ]
+        engine(0, 0, Models(np.zeros((2, 3))))
+    assert "float64" in caplog.records[1].getMessage()
+    assert len(caplog.records) == 2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck.errors import UnknownName, UnusableInput
+from ifcheck.models.moments import RHO
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Layout:
         """Number of values of all parameters."""
         return sum(self.sizes)
 
+    @property
+    def is_rho(self) -> Tensor:
+        """Which values stand for a variance of a Bayesian network. Shape: (size,) bool."""
+        named = zip(self.names, self.sizes, strict=True)
+        return torch.cat([torch.full((size,), name.endswith(RHO)) for name, size in named])
+
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Join named tensors with equal leading axes. Shape: (..., size)."""
         return torch.cat(
@@ -58,8 +65,9 @@ class Layout:
     def positions(self, selection: str) -> Tensor:
         """Return the positions in the flat vector that `selection` names.
 
-        `all`; `head` (the last layer, weight and bias); `layer:NAME,...` where NAME is a
-        module such as `body.0` or one parameter such as `head.weight`.
+        `all`; `head` (the last layer, weight and bias); `head-mean` (of a Bayesian network's
+        head the means alone); `layer:NAME,...` where NAME is a module such as `body.0` or one
+        parameter such as `head.weight`.
         Raises: UnusableInput, UnknownName.
         """
         wanted = self._selected_names(selection)
@@ -75,10 +83,12 @@ class Layout:
     def _selected_names(self, selection: str) -> set[str]:
         if selection == "all":
             return set(self.names)
+        if selection == "head-mean":
+            return {n for n in self._selected_names("head") if not n.endswith(RHO)}
         kind, _, listed = selection.partition(":")
         if selection != "head" and (kind != "layer" or not listed):
             raise UnusableInput(
-                f"--params got {selection!r}; expected head, all or layer:NAME,...",
+                f"--params got {selection!r}; expected head, head-mean, all or layer:NAME,...",
                 remedy="For example: --params layer:head.weight",
             )
         wanted: set[str] = set()

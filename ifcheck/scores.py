@@ -97,13 +97,12 @@ def influence_scores(model: LocalModel, objective: Objective, estimator: Estimat
     """
     matrix = model.hessian
     if estimator.hessian == "objective":
-        identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-        matrix = matrix + objective.weight_decay * identity
+        matrix = matrix + torch.diag(model.regulariser_curvature)
     prepared = SOLVERS.create(estimator.solver).prepare(matrix, estimator.damping)
     solution = prepared.solve(model.test_gradients)
     rows = len(model.train_gradients)
     products = solution.x @ model.train_gradients.mT
-    if estimator.normalisation == "n":
+    if objective.normalisation(estimator.normalisation) == "n":
         values = products / rows
     else:
         shift = solution.x @ model.regulariser_gradient

@@ -1,4 +1,4 @@
-"""How a network is trained: weight decay and weight averaging, by name."""
+"""How a network is trained: weight decay, weight averaging, Bayesian weights; by name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ifcheck.engines import Averaging, Recipe
-from ifcheck.models import NetworkSpec
-from ifcheck.objective import Objective
+from ifcheck.models import NetworkSpec, VariationalSpec
+from ifcheck.models.moments import JACOBIANS
+from ifcheck.models.variational import MEANS
+from ifcheck.objective import Objective, VariationalObjective
+from ifcheck.objective.variational import LIKELIHOODS
 from ifcheck.registry import Registry
 
 AVERAGING_START = 0.75  # share of training after which weights enter the average (the paper's)
@@ -20,8 +23,8 @@ class Variant(Protocol):
     def network(self, spec: NetworkSpec) -> NetworkSpec:
         """Return the network that this variant trains in place of `spec`."""
 
-    def objective(self) -> Objective:
-        """Return what this variant descends."""
+    def objective(self, rows: int) -> Objective:
+        """Return what this variant descends, given the number of training rows."""
 
     def recipe(self, plain: Recipe) -> Recipe:
         """Return how this variant trains, given the plain recipe."""
@@ -44,7 +47,7 @@ class _Variant:
     def network(self, spec: NetworkSpec) -> NetworkSpec:
         return spec
 
-    def objective(self) -> Objective:
+    def objective(self, rows: int) -> Objective:
         return Objective()
 
     def recipe(self, plain: Recipe) -> Recipe:
@@ -77,7 +80,7 @@ class WeightDecay(_Variant):
         if not self.weight_decay > 0:
             raise ValueError(f"weight_decay is {self.weight_decay!r}; expected a positive number")
 
-    def objective(self) -> Objective:
+    def objective(self, rows: int) -> Objective:
         return Objective(self.weight_decay)
 
 
@@ -88,3 +91,42 @@ class WeightDecayWithAveraging(WeightDecay):
 
     def recipe(self, plain: Recipe) -> Recipe:
         return averaged(plain)
+
+
+@VARIANTS.register("bnn")
+@dataclass(frozen=True)
+class Bayesian(_Variant):
+    """Gaussian weights by variational density propagation (Epifano et al., eqs. 3 to 14)."""
+
+    kl_weight: float = 1.0  # of the KL divergence, where 1 is the bound's
+    noise: float = 0.1  # variance of the likelihood beside the propagated one
+    likelihood: str = "marginal"
+    jacobian: str = "diagonal"
+    means: str = "xavier-normal"
+    rho: float = -5.0  # where the variances softplus(rho) start
+    rho_spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("kl_weight", "noise"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
+        known = {"likelihood": LIKELIHOODS, "jacobian": JACOBIANS, "means": MEANS}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(values)}"
+                )
+        if not self.rho_spread >= 0:
+            raise ValueError(f"rho_spread is {self.rho_spread!r}; expected at least 0")
+
+    def network(self, spec: NetworkSpec) -> NetworkSpec:
+        return VariationalSpec(spec, self.means, self.rho, self.rho_spread)
+
+    def objective(self, rows: int) -> Objective:
+        return VariationalObjective(
+            rows=rows,
+            kl_weight=self.kl_weight,
+            noise=self.noise,
+            likelihood=self.likelihood,
+            jacobian=self.jacobian,
+        )

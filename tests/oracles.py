@@ -283,6 +283,34 @@ def numpy_mlp(parameters: Sequence[tuple[Array, Array]], inputs: Array, activati
     return outputs
 
 
+def bayesian_head_loss(
+    theta: Array, features: Array, targets: Labels, weights: Array, noise: float = 0.1
+) -> float:
+    """Weighted sum of -log N(label; softmax moments + noise), up to a constant, in nats.
+
+    theta: means of W (classes, d) and b, then rho of each in the same order; features (rows, 2, d):
+    means, then variances.
+    """
+    means, rho = np.split(theta, 2)
+    W, b = split_theta(means, features.shape[2])
+    variance = np.log1p(np.exp(rho))
+    S, s_b = split_theta(variance, features.shape[2])
+    total = 0.0
+    for (h, v), y, a in zip(features, targets, weights, strict=True):
+        p = softmax(W @ h + b)
+        spread = (p * (1 - p)) ** 2 * (S @ (h**2 + v) + W**2 @ v + s_b) + noise
+        label = np.eye(len(b))[y]
+        total += a * 0.5 * (np.log(spread / noise) + (label - p) ** 2 / spread).sum()
+    return float(total)
+
+
+def kl_to_standard_normal(theta: Array) -> float:
+    """KL divergence of means, then rho, to N(0, 1), in nats."""
+    means, rho = np.split(theta, 2)
+    variance = np.log1p(np.exp(rho))
+    return float(0.5 * (variance + means**2 - 1 - np.log(variance)).sum())
+
+
 def finite_difference_gradient(
     f: Callable[[Array], float], x: Array, step: float = GRADIENT_STEP
 ) -> Array:

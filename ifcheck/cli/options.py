@@ -49,7 +49,7 @@ Activation = Annotated[
 ]
 Variant = Annotated[
     str | None,
-    typer.Option("--variant", help="none, swa, l2 or l2-swa.", rich_help_panel=DESCRIPTION),
+    typer.Option("--variant", help="none, swa, l2, l2-swa or bnn.", rich_help_panel=DESCRIPTION),
 ]
 Variants = Annotated[
     str | None,

@@ -11,6 +11,9 @@ are problems that are solved side by side.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,61 +36,76 @@ def matrix_to_flat(matrix: Tensor) -> Tensor:
     return torch.cat([matrix[..., :-1].flatten(-2), matrix[..., -1]], dim=-1)
 
 
-def logits(flat: Tensor, features: Tensor, classes: int) -> Tensor:
-    """Return the logits. Shapes: (..., P), (..., rows, F) -> (..., rows, classes)."""
-    return with_bias_column(features) @ flat_to_matrix(flat, classes).mT
+@dataclass(frozen=True)
+class SoftmaxHeadLoss:
+    """Cross-entropy of a linear head; see `HeadLoss` for the shapes."""
+
+    classes: int
+    convex: ClassVar[bool] = True
+
+    def losses(self, flat: Tensor, features: Tensor, targets: Tensor) -> Tensor:
+        log_probabilities = self.logits(flat, features).log_softmax(-1)
+        places = targets.unsqueeze(-1).expand(*log_probabilities.shape[:-1], 1)
+        return -log_probabilities.gather(-1, places).squeeze(-1)
+
+    def row_gradients(self, flat: Tensor, features: Tensor, targets: Tensor) -> Tensor:
+        residual = self._residual(flat, features, targets)
+        return matrix_to_flat(residual.unsqueeze(-1) * with_bias_column(features).unsqueeze(-2))
+
+    def mean_gradient(
+        self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor
+    ) -> Tensor:
+        weighted = self._residual(flat, features, targets) * weights.unsqueeze(-1)
+        return matrix_to_flat(weighted.mT @ with_bias_column(features))
+
+    def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Return the Hessian of the weighted data loss, which the targets have no part in.
+
+        The rows' outer products h~ h~^T, (rows, (F + 1)^2), are shared by all problems whose
+        features are broadcast, so that one matrix product serves them all.
+        """
+        probabilities = self.logits(flat, features).softmax(-1)
+        curvature = torch.diag_embed(probabilities) - outer(probabilities, probabilities)
+        columns = with_bias_column(features)
+        blocks = weighted_outer(curvature * weights[..., None, None], columns, columns)
+        return as_matrix(blocks, flat_order(self.classes, columns.shape[-1], columns.device))
+
+    def logits(self, flat: Tensor, features: Tensor) -> Tensor:
+        """Return the logits. Shape: (..., rows, classes)."""
+        return with_bias_column(features) @ flat_to_matrix(flat, self.classes).mT
+
+    def _residual(self, flat: Tensor, features: Tensor, targets: Tensor) -> Tensor:
+        probabilities = self.logits(flat, features).softmax(-1)
+        return probabilities - functional.one_hot(targets, self.classes).to(probabilities)
 
 
-def losses(flat: Tensor, features: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Return the cross-entropy of each row in nats. Shape: (..., rows)."""
-    log_probabilities = logits(flat, features, classes).log_softmax(-1)
-    return -log_probabilities.gather(-1, _expand(targets, log_probabilities)).squeeze(-1)
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """Return the outer products of the last axis. Shape: (..., left, right)."""
+    return left.unsqueeze(-1) * right.unsqueeze(-2)
 
 
-def row_gradients(flat: Tensor, features: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Return the gradient of each row's loss. Shape: (..., rows, P)."""
-    residual = logits(flat, features, classes).softmax(-1)
-    residual = residual - functional.one_hot(targets, classes).to(residual)
-    columns = with_bias_column(features)
-    return matrix_to_flat(residual.unsqueeze(-1) * columns.unsqueeze(-2))
+def weighted_outer(curvature: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return sum_i curvature_i (x) left_i right_i^T over rows.
 
-
-def mean_gradient(
-    flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, classes: int
-) -> Tensor:
-    """Return the gradient of the weighted data loss, `weights` (..., rows). Shape: (..., P)."""
-    residual = logits(flat, features, classes).softmax(-1)
-    residual = residual - functional.one_hot(targets, classes).to(residual)
-    weighted = residual * weights.unsqueeze(-1)
-    return matrix_to_flat(weighted.mT @ with_bias_column(features))
-
-
-def hessian(flat: Tensor, features: Tensor, weights: Tensor, classes: int) -> Tensor:
-    """Return the Hessian of the weighted data loss, without regulariser. Shape: (..., P, P).
-
-    The rows' outer products h~ h~^T, (rows, (F + 1)^2), are shared by all problems whose
-    features are broadcast, so that one matrix product serves them all.
+    Shapes: (..., rows, C, C), (..., rows, A), (..., rows, B) -> (..., C, C, A, B). The outer
+    products are formed once for all problems whose `left` and `right` are broadcast.
     """
-    probabilities = logits(flat, features, classes).softmax(-1)
-    curvature = torch.diag_embed(probabilities) - probabilities.unsqueeze(
-        -1
-    ) * probabilities.unsqueeze(-2)
-    curvature = (curvature * weights[..., None, None]).flatten(-2)  # (..., rows, C * C)
-    columns = with_bias_column(features)
-    outer = (columns.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(-2)
-    blocks = (curvature.mT @ outer).unflatten(-1, (columns.shape[-1],) * 2)
-    blocks = blocks.unflatten(-3, (classes, classes))  # (..., C, C, F + 1, F + 1)
-    matrix = blocks.movedim(-2, -3).flatten(-4, -3).flatten(-2)  # rows (C, F + 1), columns alike
-    order = _order(classes, columns.shape[-1], matrix.device)
+    classes = curvature.shape[-1]
+    products = outer(left, right).flatten(-2)
+    blocks = curvature.flatten(-2).mT @ products
+    return blocks.unflatten(-1, (left.shape[-1], right.shape[-1])).unflatten(
+        -3, (classes, classes)
+    )
+
+
+def as_matrix(blocks: Tensor, order: Tensor) -> Tensor:
+    """Return blocks (..., C, C, F + 1, F + 1) as a matrix in torch's order of parameters."""
+    matrix = blocks.movedim(-2, -3).flatten(-4, -3).flatten(-2)  # (class, feature) both ways
     ordered: Tensor = matrix[..., order, :][..., order]
     return ordered
 
 
-def _order(classes: int, columns: int, device: torch.device) -> Tensor:
+def flat_order(classes: int, columns: int, device: torch.device) -> Tensor:
     """Return where each flat parameter stands in the order (class, feature)."""
     positions = torch.arange(classes * columns, device=device).view(classes, columns)
     return matrix_to_flat(positions)
-
-
-def _expand(targets: Tensor, like: Tensor) -> Tensor:
-    return targets.unsqueeze(-1).expand(*like.shape[:-1], 1)

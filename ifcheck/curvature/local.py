@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifcheck.curvature import head
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS, Differentiable
+from ifcheck.curvature.head_loss import head_loss
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.objective import Objective, uniform_weights
@@ -22,7 +22,8 @@ class LocalModel:
     hessian: Tensor  # (params, params) of the mean data loss, without regulariser
     train_gradients: Tensor  # (rows, params)
     test_gradients: Tensor  # (tests, params)
-    regulariser_gradient: Tensor  # (params,) weight_decay * theta
+    regulariser_gradient: Tensor  # (params,)
+    regulariser_curvature: Tensor  # (params,) the diagonal of its Hessian, which has no other part
 
 
 def local_model(
@@ -50,11 +51,13 @@ def local_model(
         return _closed_form(network, objective, positions, train, test)
     model = Differentiable(network, objective, selection)
     weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
+    is_rho = layout.is_rho[positions].to(train[0].device)
     return LocalModel(
         hessian=model.hessian(*train, weights),
         train_gradients=model.row_gradients(*train),
         test_gradients=model.row_gradients(*test),
-        regulariser_gradient=objective.weight_decay * model.parameters,
+        regulariser_gradient=objective.regulariser_gradient(model.parameters, is_rho),
+        regulariser_curvature=objective.regulariser_curvature(model.parameters, is_rho),
     )
 
 
@@ -69,15 +72,17 @@ def _closed_form(
     within = torch.searchsorted(layout.positions("head"), positions).to(train[0].device)
     flat = layout.flatten(dict(network.named_parameters())).detach()
     head_flat = flat[layout.positions("head").to(flat.device)]
-    classes = network.head.out_features
+    is_rho = layout.is_rho[positions].to(flat.device)
     with torch.no_grad():
         features = network.features(train[0])
         test_features = network.features(test[0])
     weights = uniform_weights(len(train[1]), features.dtype, features.device)
-    matrix = head.hessian(head_flat, features, weights, classes)
+    loss = head_loss(network, objective)
+    matrix = loss.hessian(head_flat, features, train[1], weights)
     return LocalModel(
         hessian=matrix[within][:, within],
-        train_gradients=head.row_gradients(head_flat, features, train[1], classes)[:, within],
-        test_gradients=head.row_gradients(head_flat, test_features, test[1], classes)[:, within],
-        regulariser_gradient=objective.weight_decay * head_flat[within],
+        train_gradients=loss.row_gradients(head_flat, features, train[1])[:, within],
+        test_gradients=loss.row_gradients(head_flat, test_features, test[1])[:, within],
+        regulariser_gradient=objective.regulariser_gradient(head_flat[within], is_rho),
+        regulariser_curvature=objective.regulariser_curvature(head_flat[within], is_rho),
     )

@@ -22,12 +22,15 @@ from ifcheck.engines.base import (
     silent,
     starting_state,
 )
-from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel, is_structured
+from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
 from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
 from ifcheck.engines.padding import pad_rows
 from ifcheck.engines.pool import run_all
+from ifcheck.engines.structure import is_structured
 from ifcheck.engines.threads import torch_threads
-from ifcheck.models import MLP
+from ifcheck.engines.variational_kernel import VariationalKernel
+from ifcheck.models import MLP, VariationalNetwork
+from ifcheck.models.variational import VariationalHead
 from ifcheck.objective import Objective
 
 CHUNK_BYTES = 4 << 20  # widest activation of a chunk: large beside the cost of an operation
@@ -36,7 +39,12 @@ PROGRESS_EVERY = 250  # epochs between two reports
 LISTEN_EVERY = 20  # epochs after which it is asked whether losses are still needed
 
 
-STRUCTURED: dict[type, Callable[[Task], Kernel]] = {MLP: MLPKernel, nn.Linear: HeadKernel}
+STRUCTURED: dict[type, Callable[[Task], Kernel]] = {
+    MLP: MLPKernel,
+    nn.Linear: HeadKernel,
+    VariationalNetwork: VariationalKernel,
+    VariationalHead: VariationalKernel,
+}
 
 
 @ENGINES.register("torch")
@@ -47,7 +55,7 @@ class TorchEngine:
     rank: ClassVar[int] = 1
 
     def supports(self, network: nn.Module, objective: Objective) -> bool:
-        return is_structured(network) and type(objective) is Objective
+        return is_structured(network, objective)
 
     def fit(
         self,

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from ifcheck.engines.base import ENGINES, Fit, Progress, Recipe, Task, silent
-from ifcheck.engines.kernels import is_structured
+from ifcheck.engines.structure import is_structured
 from ifcheck.objective import Objective
 
 
@@ -21,7 +21,7 @@ class NumbaEngine:
     rank: ClassVar[int] = 0
 
     def supports(self, network: nn.Module, objective: Objective) -> bool:
-        known = is_structured(network) and type(objective) is Objective
+        known = is_structured(network, objective)
         on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
         return known and on_cpu and _numba_works()
 

@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 from ifcheck.engines.base import Task
 from ifcheck.engines.padding import pad_columns
 from ifcheck.models import MLP
+from ifcheck.models.moments import SELU_ALPHA, SELU_SCALE
 from ifcheck.objective import weighted_mean
 from ifcheck.params import Layout
 
@@ -32,7 +33,8 @@ class Kernel(Protocol):
     def differentiate(self) -> tuple[Tensor, Tensor]:
         """Return weighted data losses (models,) and their gradient, valid until the next call.
 
-        Both may be overwritten by the caller.
+        With a regulariser that the optimiser does not add, both include it. Both may be
+        overwritten by the caller.
         """
 
     def gradient(self) -> Tensor:
@@ -51,6 +53,7 @@ class GenericKernel:
         # functional_call puts parameters into the module: every thread needs one of its own.
         self._network = copy.deepcopy(task.network)
         self._layout = Layout.of(task.network)
+        self._is_rho = self._layout.is_rho.to(task.parameters.device)
         self._weights = task.weights.unflatten(0, (len(task.inputs), -1))
 
     def to_flat(self, parameters: Tensor) -> Tensor:
@@ -63,6 +66,8 @@ class GenericKernel:
         leaf = self.parameters.detach().requires_grad_()
         losses = self._losses(leaf, self.task.inputs, self.task.targets)
         weighted = weighted_mean(losses, self._weights).flatten()
+        if not self.task.objective.coupled:
+            weighted = weighted + self.task.objective.regulariser(leaf, self._is_rho)
         (gradient,) = torch.autograd.grad(weighted.sum(), leaf)
         return weighted.detach(), gradient
 
@@ -70,7 +75,7 @@ class GenericKernel:
         return self.differentiate()[1]
 
     def probe(self) -> Tensor:
-        inputs, targets = _probes(self.task)
+        inputs, targets = probes(self.task)
         with torch.no_grad():
             return self._losses(self.parameters, inputs, targets).flatten(0, 1)
 
@@ -104,8 +109,8 @@ class MLPKernel:
         self._inputs = self._expand(task.inputs)
         self._output = _SoftmaxOutput(task, self._sizes[-1])
         self._gradient = torch.zeros_like(self.parameters)
-        self._layers = _layers(self.parameters, self._sizes)
-        self._layer_gradients = _layers(self._gradient, self._sizes)
+        self._layers = layer_views(self.parameters, self._sizes)
+        self._layer_gradients = layer_views(self._gradient, self._sizes)
 
     def to_flat(self, parameters: Tensor) -> Tensor:
         return parameters[:, : self.task.parameters.shape[1]].clone()
@@ -125,7 +130,7 @@ class MLPKernel:
         return self._gradient
 
     def probe(self) -> Tensor:
-        inputs, targets = _probes(self.task)
+        inputs, targets = probes(self.task)
         return _losses_of_logits(self._forward(self._expand(inputs))[-1], targets)
 
     def _expand(self, inputs: Tensor) -> Tensor:
@@ -199,7 +204,7 @@ class HeadKernel:
         self._gradient[:, : self._used] = product.view(-1, self._used)
 
     def probe(self) -> Tensor:
-        inputs, targets = _probes(self.task)
+        inputs, targets = probes(self.task)
         return _losses_of_logits(self._logits(_with_ones(inputs)), targets)
 
     def _logits(self, inputs: Tensor) -> Tensor:
@@ -248,11 +253,6 @@ class _Activation(Protocol):
         """Return upstream * f'(z), given f(z)."""
 
 
-# Constants of SELU (Klambauer et al. 2017), to torch's digits.
-SELU_ALPHA = 1.6732632423543772848170429916717
-SELU_SCALE = 1.0507009873554804934193349852946
-
-
 class _Selu:
     def apply(self, values: Tensor) -> None:
         torch.selu_(values)
@@ -285,7 +285,8 @@ class _Relu:
 ACTIVATIONS: dict[str, _Activation] = {"selu": _Selu(), "tanh": _Tanh(), "relu": _Relu()}
 
 
-def _probes(task: Task) -> tuple[Tensor, Tensor]:
+def probes(task: Task) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of the rows that are watched."""
     if task.probe_inputs is None or task.probe_targets is None:
         raise ValueError("the task has no probes")
     return task.probe_inputs, task.probe_targets
@@ -308,7 +309,7 @@ def _with_ones(inputs: Tensor) -> Tensor:
     return torch.cat([columns, torch.ones_like(columns[:, :1])], dim=1).contiguous()
 
 
-def _layers(flat: Tensor, sizes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+def layer_views(flat: Tensor, sizes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
     """Return views (M, out, in) of each layer's weights and (M, out, 1) of its biases."""
     layers, start = [], 0
     for fan_in, fan_out in pairwise(sizes):
@@ -325,19 +326,3 @@ def _bias_beside_weights(head: nn.Linear) -> tuple[Tensor, Tensor]:
     biases = head.weight.numel() + torch.arange(head.out_features)[:, None]
     from_flat = torch.cat([weights, biases], dim=1).flatten()
     return from_flat.argsort(), from_flat
-
-
-def is_structured(network: nn.Module) -> bool:
-    """Return whether gradients of this network are written out by hand."""
-    if type(network) is MLP:
-        return network.activation in ACTIVATIONS
-    return type(network) is nn.Linear and network.bias is not None
-
-
-def layer_sizes(network: nn.Module) -> tuple[int, ...]:
-    """Return the width of every layer of an MLP or linear head, input and output included."""
-    if isinstance(network, nn.Linear):
-        return network.in_features, network.out_features
-    if isinstance(network, MLP):
-        return network.layer_sizes
-    raise TypeError(f"expected an MLP or a linear head, got {type(network).__name__}")

@@ -2,5 +2,14 @@
 
 from ifcheck.models.base import NETWORKS, Network, NetworkSpec, initialise
 from ifcheck.models.mlp import MLP
+from ifcheck.models.variational import VariationalNetwork, VariationalSpec
 
-__all__ = ["MLP", "NETWORKS", "Network", "NetworkSpec", "initialise"]
+__all__ = [
+    "MLP",
+    "NETWORKS",
+    "Network",
+    "NetworkSpec",
+    "VariationalNetwork",
+    "VariationalSpec",
+    "initialise",
+]

@@ -39,7 +39,8 @@ class RemovalProblem:
         """Return the row weights of the null run and of each removal. Shape: (S, K + 1, N)."""
         nothing = torch.full_like(self.removed[:, :1], -1)
         positions = torch.cat([nothing, self.removed], dim=1).unsqueeze(-1)
-        return weights_without(len(self.train[1]), positions, self.normalisation)
+        normalisation = self.objective.normalisation(self.normalisation)
+        return weights_without(len(self.train[1]), positions, normalisation)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Truth:
     converged: Tensor  # (S, K) bool
     gradient_norm: Tensor  # (S, K + 1) of the retraining objective at the end; null run first
     reasons: tuple[str, ...] = field(default=())  # why a removal was refused, if any was
+    positive_definite: Tensor | None = None  # (S, K) bool, of the Hessian where that is known
     engine: str = "torch"  # that did the work
     dtype: str = "float64"  # of the parameters that moved
     trajectory_epochs: Tensor | None = None  # (E,)

@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ifcheck.curvature import head
+from ifcheck.curvature.head_loss import HeadLoss, head_loss
 from ifcheck.engines import Progress, run_each, silent
 from ifcheck.models import Network
-from ifcheck.objective import uniform_weights, weighted_mean
+from ifcheck.objective import Objective, uniform_weights, weighted_mean
 from ifcheck.params import Layout
 from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
 
 GRADIENT_TOLERANCE = 1e-10  # of |grad|; float64 reaches about 1e-15 on problems of this scale
-MAX_STEPS = 100  # strictly convex and smooth: a handful suffices, more means something is wrong
-MAX_HALVINGS = 30  # a step shorter than 1e-9 of Newton's is rounding, not descent
+MAX_STEPS = 100  # smooth, and near its optimum from the start: a handful suffices
 WORK_PER_ROW = 64  # values per row and removal that a step handles at once, about
-ARMIJO = 1e-4  # share of the predicted decrease that a step must reach (Nocedal & Wright 2006)
+
+# Of the decrease that the quadratic model predicts (Nocedal & Wright 2006, algorithm 4.1): below
+# the first a step is undone, below the second the region shrinks, above the third it grows.
+ACCEPTED, POOR, GOOD = 1e-4, 0.25, 0.75
+FACTOR = 4.0  # by which the damping that stands for the region's radius changes
+LEAST_DAMPING = 1e-4  # of the Hessian's mean diagonal; less counts as none
+MAX_FACTORS = 60  # 4^60: a Hessian that is not positive definite then is not finite
+
+
+@dataclass(frozen=True)
+class HeadProblem:
+    """Several objectives of a head that differ in the weights of the rows."""
+
+    loss: HeadLoss
+    objective: Objective
+    is_rho: Tensor  # (P,)
+    features: Tensor  # (rows, ...) shared by all
+    targets: Tensor  # (rows,)
+    weights: Tensor  # (problems, rows)
+
+    @classmethod
+    def of(
+        cls, network: Network, objective: Objective, train: tuple[Tensor, Tensor], weights: Tensor
+    ) -> tuple[HeadProblem, Tensor]:
+        """Return the problems of a float64 network's head, and where it stands, (P,)."""
+        layout = Layout.of(network.head)
+        flat = layout.flatten(dict(network.head.named_parameters())).detach()
+        with torch.no_grad():
+            features = network.features(train[0])
+        loss, is_rho = head_loss(network, objective), layout.is_rho.to(flat.device)
+        return cls(loss, objective, is_rho, features, train[1], weights.to(flat)), flat
+
+    def part(self, which: Tensor) -> HeadProblem:
+        """Return the problems that a mask (problems,) selects."""
+        return replace(self, weights=self.weights[which])
+
+    def value(self, flat: Tensor) -> Tensor:
+        """Return the objectives at flat parameters (problems, P). Shape: (problems,)."""
+        data = weighted_mean(self.loss.losses(flat, self.features, self.targets), self.weights)
+        return data + self.objective.regulariser(flat, self.is_rho)
+
+    def gradient(self, flat: Tensor) -> Tensor:
+        """Return the gradients. Shape: (problems, P)."""
+        data = self.loss.mean_gradient(flat, self.features, self.targets, self.weights)
+        return data + self.objective.regulariser_gradient(flat, self.is_rho)
+
+    def hessian(self, flat: Tensor) -> Tensor:
+        """Return the Hessians. Shape: (problems, P, P)."""
+        data = self.loss.hessian(flat, self.features, self.targets, self.weights)
+        return data + torch.diag_embed(self.objective.regulariser_curvature(flat, self.is_rho))
 
 
 @dataclass(frozen=True)
@@ -30,63 +78,68 @@ class Optimum:
     flat: Tensor  # (problems, P)
     gradient_norm: Tensor  # (problems,)
     converged: Tensor  # (problems,) bool
+    positive_definite: Tensor  # (problems,) bool, of the Hessian there: a minimum, and isolated
     steps: int
 
 
-def minimise_head(
-    start: Tensor,
-    features: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    weight_decay: float,
-    classes: int,
-) -> Optimum:
-    """Minimise sum_i w_i l_i + weight_decay/2 |theta|^2 over softmax heads, side by side.
+def minimise_head(problem: HeadProblem, start: Tensor) -> Optimum:
+    """Minimise the problems from `start` (problems, P), side by side, by a trust region.
 
-    Damped Newton with step halving; strictly convex for weight_decay > 0. Shapes: start
-    (problems, P), features (rows, F) shared by all problems, weights (problems, rows).
+    The region's radius is steered through the damping of Newton's equation (More 1978): none as
+    long as the quadratic model predicts well, more where it does not or where the Hessian is not
+    positive definite. A problem that is not finite ends at nan.
     """
-    flat = start.clone()
-    eye = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device)
-
-    def objective(theta: Tensor) -> Tensor:
-        data = weighted_mean(head.losses(theta, features, targets, classes), weights)
-        return data + 0.5 * weight_decay * theta.square().sum(-1)
-
-    def gradient(theta: Tensor) -> Tensor:
-        data = head.mean_gradient(theta, features, targets, weights, classes)
-        return data + weight_decay * theta
-
+    flat, damping = start.clone(), torch.zeros_like(start[:, 0])
     for steps in range(MAX_STEPS + 1):
-        slope = gradient(flat)
+        slope = problem.gradient(flat)
         norm = slope.norm(dim=-1)
-        if steps == MAX_STEPS or bool((norm <= GRADIENT_TOLERANCE).all()):
+        going = (norm > GRADIENT_TOLERANCE) & norm.isfinite()
+        if steps == MAX_STEPS or not bool(going.any()):
             break
-        matrix = head.hessian(flat, features, weights, classes) + weight_decay * eye
-        direction = -torch.linalg.solve(matrix, slope)
-        flat = _line_search(objective, flat, direction, slope)
-    return Optimum(flat, norm, norm <= GRADIENT_TOLERANCE, steps)
+        flat[going], damping[going] = _step(
+            problem.part(going), flat[going], slope[going], damping[going]
+        )
+    if problem.loss.convex:
+        definite = torch.full_like(going, problem.objective.regularised)
+    else:
+        definite = torch.linalg.cholesky_ex(problem.hessian(flat)).info == 0
+    flat = torch.where(norm.isfinite()[:, None], flat, torch.nan)
+    return Optimum(flat, norm, norm <= GRADIENT_TOLERANCE, definite, steps)
 
 
-def _line_search(
-    objective: Callable[[Tensor], Tensor], flat: Tensor, direction: Tensor, slope: Tensor
-) -> Tensor:
-    """Halve each problem's step until its objective falls enough.
+def _step(
+    problem: HeadProblem, flat: Tensor, slope: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return where a step leads, which is nowhere if it is undone, and the damping of the next.
 
-    Near the optimum the decrease drowns in rounding, where the full step is the right one:
-    an increase within rounding of the objective is therefore accepted.
+    Near the optimum the decrease drowns in rounding, where Newton's step is the right one: an
+    increase within rounding of the objective is therefore accepted.
     """
-    before = objective(flat)
-    predicted = (slope * direction).sum(-1)
+    matrix = problem.hessian(flat)
+    least = LEAST_DAMPING * matrix.diagonal(dim1=-2, dim2=-1).abs().mean(-1)
+    factor, damping = _factorise(matrix, damping, least)
+    direction = -torch.cholesky_solve(slope[..., None], factor).squeeze(-1)
+    bend = (direction[:, None] @ matrix @ direction[..., None]).flatten()
+    predicted = -(slope * direction).sum(-1) - 0.5 * bend
+    before = problem.value(flat)
     slack = 4 * torch.finfo(flat.dtype).eps * before.abs()
-    size = torch.ones_like(before)
-    for _ in range(MAX_HALVINGS):
-        after = objective(flat + size[:, None] * direction)
-        short = ~(after <= before + ARMIJO * size * predicted + slack)
-        if not bool(short.any()):
+    ratio = (before - problem.value(flat + direction) + slack) / (predicted + slack)
+    accepted = ratio > ACCEPTED
+    larger = torch.maximum(FACTOR * damping, least)
+    smaller = torch.where(damping <= least, 0.0, damping / FACTOR)
+    following = torch.where(ratio > GOOD, smaller, torch.where(ratio > POOR, damping, larger))
+    return torch.where(accepted[:, None], flat + direction, flat), following
+
+
+def _factorise(matrix: Tensor, damping: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Cholesky factors of matrix + damping I, with more damping where there is none."""
+    identity = torch.eye(matrix.shape[-1]).to(matrix)
+    for _ in range(MAX_FACTORS):
+        factor, info = torch.linalg.cholesky_ex(matrix + damping[:, None, None] * identity)
+        if not bool(info.any()):
             break
-        size = torch.where(short, size / 2, size)
-    return flat + size[:, None] * direction
+        damping = torch.where(info > 0, torch.maximum(FACTOR * damping, least), damping)
+    return factor, damping
 
 
 def refusal(networks: Sequence[Network], train: tuple[Tensor, Tensor]) -> str:
@@ -101,18 +154,13 @@ def refusal(networks: Sequence[Network], train: tuple[Tensor, Tensor]) -> str:
     )
 
 
-def polish_head(network: Network, weight_decay: float, train: tuple[Tensor, Tensor]) -> Optimum:
+def polish_head(
+    network: Network, objective: Objective, train: tuple[Tensor, Tensor]
+) -> Optimum:
     """Return the optimum of the head of a float64 network on all its training rows."""
-    flat, features, classes = _head_problem(network, train[0])
-    weights = uniform_weights(len(train[1]), flat.dtype, flat.device)[None]
-    return minimise_head(flat[None], features, train[1], weights, weight_decay, classes)
-
-
-def _head_problem(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor, int]:
-    with torch.no_grad():
-        features = network.features(inputs)
-    flat = Layout.of(network.head).flatten(dict(network.head.named_parameters())).detach()
-    return flat, features, network.head.out_features
+    weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)[None]
+    problem, flat = HeadProblem.of(network, objective, train, weights)
+    return minimise_head(problem, flat[None])
 
 
 @dataclass(frozen=True)
@@ -124,17 +172,11 @@ class Solved:
 
 
 def _solve(problem: RemovalProblem, network: Network, weights: Tensor) -> Solved:
-    flat, features, classes = _head_problem(network, problem.train[0])
-    optimum = minimise_head(
-        flat.expand(len(weights), -1),
-        features,
-        problem.train[1],
-        weights.to(flat),
-        problem.objective.weight_decay,
-        classes,
-    )
-    test_features = _head_problem(network, problem.test[0])[1]
-    return Solved(optimum, head.losses(optimum.flat, test_features, problem.test[1], classes))
+    heads, flat = HeadProblem.of(network, problem.objective, problem.train, weights)
+    optimum = minimise_head(heads, flat.expand(len(weights), -1))
+    with torch.no_grad():
+        features = network.features(problem.test[0])
+    return Solved(optimum, heads.loss.losses(optimum.flat, features, problem.test[1]))
 
 
 @TRUTHS.register("newton")
@@ -142,8 +184,9 @@ def _solve(problem: RemovalProblem, network: Network, weights: Tensor) -> Solved
 class Newton:
     """Exact optimum of the head without the row, to gradient norm 1e-10 in float64.
 
-    Needs weight decay: without it the problem is refused, with the reason, and the losses
-    are nan. Moves the head alone.
+    Needs a regulariser: without it the problem is refused, with the reason, and the losses
+    are nan. Moves the head alone. A Bayesian head's problem is not convex: what is found is the
+    minimum next to the trained head, and `positive_definite` says whether it is one.
     """
 
     has_trajectory: ClassVar[bool] = False
@@ -169,12 +212,13 @@ class Newton:
             null_loss_after,
             torch.stack([s.optimum.converged[1:] for s in solved]),
             torch.stack([s.optimum.gradient_norm for s in solved]),
+            positive_definite=torch.stack([s.optimum.positive_definite[1:] for s in solved]),
         )
 
     def _refusal(self, problem: RemovalProblem) -> str | None:
         if problem.params != "head":
             return f"newton moves the head alone, not --params {problem.params}"
-        if problem.objective.weight_decay == 0:
+        if not problem.objective.regularised:
             return refusal(problem.networks, problem.train)
         return None
 

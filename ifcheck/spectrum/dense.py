@@ -12,6 +12,7 @@ from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS, Differentiable
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.objective import Objective, uniform_weights
+from ifcheck.params import Layout
 from ifcheck.spectrum.base import SPECTRA, Eigenvalues
 
 
@@ -44,7 +45,8 @@ class Dense:
         weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
         matrix = model.hessian(*train, weights)
         if with_regulariser:
-            matrix = matrix + objective.weight_decay * torch.eye(size).to(matrix)
+            is_rho = Layout.of(network).is_rho.to(matrix.device)
+            matrix += torch.diag(objective.regulariser_curvature(model.parameters, is_rho))
         values, vectors = torch.linalg.eigh(matrix)
         order = values.abs().argsort(descending=True)[:top]
         residuals = (matrix @ vectors[:, order] - values[order] * vectors[:, order]).norm(dim=0)

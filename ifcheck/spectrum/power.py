@@ -17,6 +17,7 @@ from ifcheck import provenance
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.objective import Objective, uniform_weights
+from ifcheck.params import Layout
 from ifcheck.spectrum.base import SPECTRA, Eigenvalues
 
 
@@ -55,13 +56,13 @@ class PowerIteration:
         # PyHessian switches its model to eval mode and works on its `.grad`: it gets a copy.
         model = copy.deepcopy(network)
         weights = uniform_weights(len(targets), inputs.dtype, inputs.device)
+        is_rho = Layout.of(network).is_rho.to(inputs.device)
 
         def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
             loss = objective.data_loss(outputs, labels, weights)
             if with_regulariser:
-                loss = loss + objective.regulariser(
-                    nn.utils.parameters_to_vector(model.parameters())
-                )
+                flat = nn.utils.parameters_to_vector(model.parameters())
+                loss = loss + objective.regulariser(flat, is_rho)
             return loss
 
         devices = [inputs.device] if inputs.is_cuda else []

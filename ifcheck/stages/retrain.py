@@ -66,6 +66,8 @@ def retrain(
         "grad_norm": truth.gradient_norm[:, 1:].cpu().numpy(),
         "null_grad_norm": truth.gradient_norm[:, 0].cpu().numpy(),
     }
+    if truth.positive_definite is not None:
+        arrays["positive_definite"] = truth.positive_definite.cpu().numpy()
     if truth.trajectory is not None and truth.trajectory_epochs is not None:
         arrays["trajectory_epoch"] = truth.trajectory_epochs.numpy()
         arrays["trajectory"] = truth.trajectory.cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator, resolve_estimator
 from ifcheck.solvers import SOLVERS
 from ifcheck.spectrum import SPECTRA
+from ifcheck.stages.testpoints import count_test_points
 from ifcheck.variants import VARIANTS, Variant
 
 HISTORY_POINTS = 200  # losses recorded along a training, besides the last
@@ -44,7 +46,6 @@ class Setup:
     dataset: Dataset
     spec: NetworkSpec
     variant: Variant
-    objective: Objective
     estimator: Estimator
     device: torch.device
 
@@ -52,6 +53,12 @@ class Setup:
     def dtype(self) -> torch.dtype:
         """The type that networks are trained in."""
         return DTYPES[self.config.train.dtype]
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """What this variant's networks descend."""
+        tests = count_test_points(self.config.data.test_points, self.dataset)
+        return self.variant.objective(len(self.split(self.dataset.row_ids[:tests]).train_ids))
 
     @property
     def recipe(self) -> Recipe:
@@ -109,11 +116,18 @@ def make_setup(config: Config) -> Setup:
     SOLVERS.create(estimator.solver)
     TRUTHS.create(config.retrain.truth)
     SPECTRA.create(config.eigen.method)
+    normalisation = variant.objective(rows=1).normalisation  # what a variant makes of an option
+    estimator = dataclasses.replace(
+        estimator, normalisation=normalisation(estimator.normalisation)
+    )
     resolved = dataclasses.replace(
         config,
         network=_spelled_out(config.network, NETWORKS),
         variant=_spelled_out(config.variant, VARIANTS),
         influence=dataclasses.replace(config.influence, **dataclasses.asdict(estimator)),
+        retrain=dataclasses.replace(
+            config.retrain, normalisation=normalisation(config.retrain.normalisation)
+        ),
     )
     if config.run.engine != "auto":
         ENGINES.create(config.run.engine)
@@ -122,7 +136,6 @@ def make_setup(config: Config) -> Setup:
         dataset=DATASETS.create(config.data.dataset),
         spec=variant.network(spec),
         variant=variant,
-        objective=variant.objective(),
         estimator=estimator,
         device=_device(config.run.device),
     )

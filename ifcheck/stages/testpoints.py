@@ -107,7 +107,7 @@ def _search(inputs: torch.Tensor, targets: torch.Tensor, reporter: Reporter) -> 
     network = initialise(
         SEARCH_NETWORK, tuple(inputs.shape[2:]), int(targets.max()) + 1, SEARCH_SEED, inputs.dtype
     )
-    objective = SEARCH_VARIANT.objective()
+    objective = SEARCH_VARIANT.objective(rows - 1)
     left_out = torch.arange(rows)[:, None]
     task = Task(
         network=network,

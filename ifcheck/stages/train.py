@@ -147,15 +147,14 @@ def _polish(
     polished = torch.zeros(len(networks), dtype=torch.bool)
     if setup.config.train.polish == "none":
         return polished, []
-    weight_decay = setup.objective.weight_decay
-    if weight_decay == 0:
+    if not setup.objective.regularised:
         rows = as_tensors(split, setup.dtype, setup.device)["train"]
         return polished, [f"not polished: {refusal(networks, rows)}"]
     train = as_tensors(split, torch.float64, setup.device)["train"]
     progress = reporter.step("polishing heads", len(networks))
     for index in finite.nonzero().flatten().tolist():
         network = networks[index].double()
-        optimum = polish_head(network, weight_decay, train)
+        optimum = polish_head(network, setup.objective, train)
         load_flat(network.head, optimum.flat[0])
         polished[index] = optimum.converged[0]
         progress(1)
@@ -224,15 +223,19 @@ def _measure(setup: Setup, split: Split, networks: list[Network]) -> dict[str, A
         probe_targets=torch.cat([train[1], test[1]]),
     )
     assessment = assess(task, parameters)
-    rows = len(train[1])
+    rows, objective = len(train[1]), setup.objective
     with torch.no_grad():
         accuracies = {
-            name: torch.stack([(n(x).argmax(1) == y).double().mean() for n in networks])
+            name: torch.stack(
+                [(objective.predictions(n(x)) == y).double().mean() for n in networks]
+            )
             for name, (x, y) in tensors.items()
         }
+        log_probability = [objective.negative_log_probability(n(test[0]), test[1]) for n in networks]
     values = {
         "train_loss": assessment.probe_losses[:, :rows],
         "test_loss": assessment.probe_losses[:, rows:],
+        "test_negative_log_probability": torch.stack(log_probability),
         "train_accuracy": accuracies["train"],
         "test_accuracy": accuracies["test"],
         "grad_norm": assessment.gradient_norm,

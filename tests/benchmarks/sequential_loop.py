@@ -9,7 +9,7 @@ optimiser, schedules and weight averaging, caches nothing, and imports nothing f
 import argparse
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import SWALR, AveragedModel
 
+Criterion = Callable[[nn.Module, Tensor, Tensor], Tensor]
 ACTIVATIONS = {"selu": nn.SELU, "tanh": nn.Tanh, "relu": nn.ReLU}
 AVERAGING_START = 0.75  # weights of the epochs after this share of training are averaged
 AVERAGING_RATE = 1e-3  # learning rate while averaging
@@ -95,6 +96,7 @@ def train(
     averaging: bool = False,
     parameters: Iterable[nn.Parameter] | None = None,
     learning_rates: Sequence[float] | None = None,
+    criterion: Criterion | None = None,
     record: bool = False,
 ) -> Run:
     """Train `model` in place, full batch, with Adam and coupled weight decay.
@@ -102,6 +104,7 @@ def train(
     weights: per-row weights that sum to one; None is 1/n each, a removed row has weight 0.
     parameters: the only ones that the optimiser moves, for instance `model.head.parameters()`.
     learning_rates: one forced rate for each epoch, in place of every schedule.
+    criterion: the loss of model, inputs and targets, in place of the data term.
     record: fill `Run.losses` and `Run.learning_rates`.
 
     The plateau schedule sees the data term before the step, without weight decay. With averaging,
@@ -126,7 +129,10 @@ def train(
             if learning_rates is not None:
                 optimizer.param_groups[0]["lr"] = learning_rates[epoch]
             optimizer.zero_grad()
-            loss = data_term(model(inputs), targets, weights)
+            if criterion is None:
+                loss = data_term(model(inputs), targets, weights)
+            else:
+                loss = criterion(model, inputs, targets)
             loss.backward()
             value = loss.item()
             if record:

@@ -122,17 +122,17 @@ def test_head_agrees_with_the_closed_form(reference):
     close = {"rtol": 1e-12, "atol": 1e-15}
     torch.testing.assert_close(
         model.hessian(inputs, targets, weights),
-        head.hessian(flat, features, weights, SIZES[-1]),
+        head.SoftmaxHeadLoss(SIZES[-1]).hessian(flat, features, targets, weights),
         **close,
     )
     torch.testing.assert_close(
         model.row_gradients(inputs, targets),
-        head.row_gradients(flat, features, targets, SIZES[-1]),
+        head.SoftmaxHeadLoss(SIZES[-1]).row_gradients(flat, features, targets),
         **close,
     )
     torch.testing.assert_close(
         model.mean_gradient(inputs, targets, weights),
-        head.mean_gradient(flat, features, targets, weights, SIZES[-1]),
+        head.SoftmaxHeadLoss(SIZES[-1]).mean_gradient(flat, features, targets, weights),
         **close,
     )
 

@@ -63,7 +63,7 @@ def problem(request):
 def test_losses_are_those_of_the_oracle(problem):
     flat, features, targets, _ = problem.tensors()
     expected = problem.solved_by(lambda t, h, y, a: oracles.softmax_loss(t, h, y, CLASSES))
-    assert_allclose(head.losses(flat, features, targets, CLASSES), expected, rtol=1e-13)
+    assert_allclose(head.SoftmaxHeadLoss(CLASSES).losses(flat, features, targets), expected, rtol=1e-13)
 
 
 def test_row_gradients_are_those_of_the_oracle(problem):
@@ -72,20 +72,20 @@ def test_row_gradients_are_those_of_the_oracle(problem):
         return [oracles.row_gradient(theta, h, y) for h, y in rows]
 
     flat, features, targets, _ = problem.tensors()
-    gradients = head.row_gradients(flat, features, targets, CLASSES)
+    gradients = head.SoftmaxHeadLoss(CLASSES).row_gradients(flat, features, targets)
     assert_allclose(gradients, problem.solved_by(each_row), rtol=1e-12, atol=1e-15)
 
 
 def test_mean_gradient_is_that_of_the_oracle(problem):
     flat, features, targets, weights = problem.tensors()
-    gradient = head.mean_gradient(flat, features, targets, weights, CLASSES)
+    gradient = head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features, targets, weights)
     expected = problem.solved_by(lambda *p: oracles.head_gradient(*p, weight_decay=0))
     assert_allclose(gradient, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_hessian_is_that_of_the_oracle(problem):
     flat, features, _, weights = problem.tensors()
-    matrix = head.hessian(flat, features, weights, CLASSES)
+    matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights)
     expected = problem.solved_by(lambda *p: oracles.head_hessian(*p, weight_decay=0))
     assert_allclose(matrix, expected, rtol=1e-12, atol=1e-15)
 
@@ -100,8 +100,8 @@ def test_derivatives_are_those_of_finite_differences():
     def loss(theta):
         return oracles.head_objective(theta, *problem[1:], weight_decay=0)
 
-    gradient = head.mean_gradient(flat, features, targets, weights, CLASSES)
-    matrix = head.hessian(flat, features, weights, CLASSES)
+    gradient = head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features, targets, weights)
+    matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights)
     assert_allclose(gradient, oracles.finite_difference_gradient(loss, problem.flat), atol=1e-9)
     assert_allclose(matrix, oracles.finite_difference_hessian(loss, problem.flat), atol=1e-7)
 
@@ -113,7 +113,7 @@ def test_flat_parameters_stand_in_the_order_of_torch():
     layer = nn.Linear(FEATURES, CLASSES, dtype=torch.float64)
     flat = nn.utils.parameters_to_vector(layer.parameters())
     features = torch.from_numpy(make_problem().features)
-    torch.testing.assert_close(head.logits(flat, features, CLASSES), layer(features))
+    torch.testing.assert_close(head.SoftmaxHeadLoss(CLASSES).logits(flat, features), layer(features))
 
 
 def test_matrix_has_a_row_for_each_class_with_the_bias_last():
@@ -128,7 +128,7 @@ def test_matrix_has_a_row_for_each_class_with_the_bias_last():
 
 def test_null_space_is_the_same_vector_added_to_every_class():
     flat, features, _, weights = make_problem().tensors()
-    matrix = head.hessian(flat, features, weights, CLASSES)
+    matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights)
     for feature in range(FEATURES):
         shift = torch.zeros(PARAMETERS, dtype=torch.float64)
         shift[feature : CLASSES * FEATURES : FEATURES] = 1
@@ -142,11 +142,11 @@ def test_null_space_is_the_same_vector_added_to_every_class():
 def test_one_row_curves_one_direction_fewer_than_there_are_classes():
     flat, features, targets, weights = make_problem().tensors()
     one = slice(3, 4)
-    matrix = head.hessian(flat, features[one], weights[one], CLASSES)
+    matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[one], targets, weights[one])
     theta, row = flat.numpy(), features[3].numpy()
     assert_allclose(matrix, weights[3].item() * oracles.row_hessian(theta, row), rtol=1e-12)
     assert np.linalg.matrix_rank(matrix, hermitian=True) == CLASSES - 1
-    gradient = head.mean_gradient(flat, features[one], targets[one], weights[one], CLASSES)
+    gradient = head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features[one], targets[one], weights[one])
     expected = weights[3].item() * oracles.row_gradient(theta, row, targets[3].item())
     assert_allclose(gradient, expected, rtol=1e-12)
 
@@ -155,11 +155,11 @@ def test_one_class_has_neither_loss_nor_slope_nor_curvature():
     _, features, _, weights = make_problem().tensors()
     flat = torch.linspace(-2, 2, FEATURES + 1, dtype=torch.float64)
     targets = torch.zeros(ROWS, dtype=torch.int64)
-    assert not head.losses(flat, features, targets, 1).any()
-    gradient = head.mean_gradient(flat, features, targets, weights, 1)
+    assert not head.SoftmaxHeadLoss(1).losses(flat, features, targets).any()
+    gradient = head.SoftmaxHeadLoss(1).mean_gradient(flat, features, targets, weights)
     assert gradient.shape == flat.shape
     assert not gradient.any()
-    matrix = head.hessian(flat, features, weights, 1)
+    matrix = head.SoftmaxHeadLoss(1).hessian(flat, features, targets, weights)
     assert matrix.shape == (FEATURES + 1, FEATURES + 1)
     assert not matrix.any()
 
@@ -169,10 +169,10 @@ def test_saturated_head_keeps_a_finite_loss_and_a_slope():
     flat = torch.tensor([500.0, 0, -500, 0, 0, 0], dtype=torch.float64)
     features, targets = torch.tensor([[2.0]], dtype=torch.float64), torch.tensor([1])
     weights = torch.ones(1, dtype=torch.float64)
-    assert head.losses(flat, features, targets, 3).item() == 1000
-    gradient = head.mean_gradient(flat, features, targets, weights, 3)
+    assert head.SoftmaxHeadLoss(3).losses(flat, features, targets).item() == 1000
+    gradient = head.SoftmaxHeadLoss(3).mean_gradient(flat, features, targets, weights)
     assert gradient.tolist() == [2, -2, 0, 1, -1, 0]
-    assert not head.hessian(flat, features, weights, 3).any()
+    assert not head.SoftmaxHeadLoss(3).hessian(flat, features, targets, weights).any()
 
 
 def test_row_of_weight_zero_leaves_no_trace():
@@ -180,12 +180,12 @@ def test_row_of_weight_zero_leaves_no_trace():
     kept = weights > 0
     assert kept.sum() == ROWS - 1
     torch.testing.assert_close(
-        head.mean_gradient(flat, features, targets, weights, CLASSES),
-        head.mean_gradient(flat, features[kept], targets[kept], weights[kept], CLASSES),
+        head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features, targets, weights),
+        head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features[kept], targets[kept], weights[kept]),
     )
     torch.testing.assert_close(
-        head.hessian(flat, features, weights, CLASSES),
-        head.hessian(flat, features[kept], weights[kept], CLASSES),
+        head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights),
+        head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[kept], targets, weights[kept]),
     )
 
 
@@ -195,10 +195,10 @@ def test_duplicate_row_counts_twice():
     doubled = weights.clone()
     doubled[4] *= 2
     torch.testing.assert_close(
-        head.hessian(flat, features[twice], weights[twice], CLASSES),
-        head.hessian(flat, features, doubled, CLASSES),
+        head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[twice], targets, weights[twice]),
+        head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, doubled),
     )
     torch.testing.assert_close(
-        head.mean_gradient(flat, features[twice], targets[twice], weights[twice], CLASSES),
-        head.mean_gradient(flat, features, targets, doubled, CLASSES),
+        head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features[twice], targets[twice], weights[twice]),
+        head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features, targets, doubled),
     )

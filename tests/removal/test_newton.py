@@ -9,11 +9,22 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from ifcheck.models import initialise
+from scipy.optimize import minimize
+
+from ifcheck.curvature.head import SoftmaxHeadLoss
+from ifcheck.curvature.variational_head import VariationalHeadLoss
+from ifcheck.models import VariationalSpec, initialise
 from ifcheck.models.mlp import MLPSpec
-from ifcheck.objective import uniform_weights
+from ifcheck.objective import Objective, VariationalObjective, uniform_weights
+from ifcheck.params import Layout
 from ifcheck.removal import TRUTHS, RemovalProblem, Truth
-from ifcheck.removal.newton import GRADIENT_TOLERANCE, MAX_STEPS, minimise_head, polish_head
+from ifcheck.removal.newton import (
+    GRADIENT_TOLERANCE,
+    MAX_STEPS,
+    HeadProblem,
+    minimise_head,
+    polish_head,
+)
 from tests import oracles
 
 CLASSES, WEIGHT_DECAY = 3, 0.01
@@ -35,6 +46,12 @@ def head_rows(seed: int = 0, rows: int = 40, scale: float = 1.0):
     features = scale * random.normal(size=(rows, 4))
     targets = random.integers(0, CLASSES, size=rows)
     return torch.from_numpy(features), torch.from_numpy(targets)
+
+
+def softmax_problem(features, targets, weights, weight_decay: float) -> HeadProblem:
+    loss, objective = SoftmaxHeadLoss(CLASSES), Objective(weight_decay)
+    no_rho = torch.zeros(CLASSES * (features.shape[1] + 1), dtype=torch.bool)
+    return HeadProblem(loss, objective, no_rho, features, targets, weights)
 
 
 # --- the truth -----------------------------------------------------------------------------
@@ -148,7 +165,7 @@ def test_far_and_saturated_starts_reach_the_optimum(start, weight_decay):
     features, targets = head_rows()
     weights = uniform_weights(len(targets), torch.float64)[None]
     theta = start * torch.from_numpy(np.random.default_rng(1).normal(size=(1, 15)))
-    optimum = minimise_head(theta, features, targets, weights, weight_decay, CLASSES)
+    optimum = minimise_head(softmax_problem(features, targets, weights, weight_decay), theta)
     rows = features.numpy(), targets.numpy(), weights[0].numpy(), weight_decay
     expected = oracles.head_optimum(*rows, classes=CLASSES)
     assert optimum.converged.tolist() == [True]
@@ -165,7 +182,7 @@ def test_badly_scaled_features_reach_the_optimum():
     features = features * torch.tensor([1e-3, 1, 30, 1e2], dtype=torch.float64)
     weights = uniform_weights(len(targets), torch.float64)[None]
     theta = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 15)))
-    optimum = minimise_head(theta, features, targets, weights, WEIGHT_DECAY, CLASSES)
+    optimum = minimise_head(softmax_problem(features, targets, weights, WEIGHT_DECAY), theta)
     rows = features.numpy(), targets.numpy(), weights[0].numpy(), WEIGHT_DECAY
     assert optimum.converged.all()
     assert_allclose(optimum.flat[0], oracles.head_optimum(*rows, classes=CLASSES), atol=1e-8)
@@ -175,7 +192,7 @@ def test_gradient_norm_is_that_at_the_point_it_returns():
     features, targets = head_rows(scale=100)
     weights = torch.rand(3, len(targets), generator=torch.Generator().manual_seed(0)).double()
     start = 1e4 * torch.from_numpy(np.random.default_rng(1).normal(size=(3, 15)))
-    optimum = minimise_head(start, features, targets, weights, 1e-4, CLASSES)
+    optimum = minimise_head(softmax_problem(features, targets, weights, 1e-4), start)
     for flat, row_weights, norm in zip(
         optimum.flat, weights, optimum.gradient_norm.tolist(), strict=True
     ):
@@ -192,7 +209,7 @@ def test_problems_that_differ_in_difficulty_share_a_batch():
     weights[2] = 0  # only the regulariser: the optimum is 0
     scales = torch.tensor([0, 1, 10, 1e3], dtype=torch.float64)[:, None]
     start = scales * torch.from_numpy(np.random.default_rng(1).normal(size=(4, 15)))
-    optimum = minimise_head(start, features, targets, weights, WEIGHT_DECAY, CLASSES)
+    optimum = minimise_head(softmax_problem(features, targets, weights, WEIGHT_DECAY), start)
     assert optimum.converged.all()
     assert optimum.flat[2].abs().max() < 1e-8
     for flat, row_weights in zip(optimum.flat, weights, strict=True):
@@ -203,7 +220,7 @@ def test_problems_that_differ_in_difficulty_share_a_batch():
 def test_polishing_finds_the_optimum_of_all_rows(make_problem):
     problem = make_problem()
     network = problem.networks[0]
-    optimum = polish_head(network, WEIGHT_DECAY, problem.train)
+    optimum = polish_head(network, Objective(WEIGHT_DECAY), problem.train)
     targets = problem.train[1].numpy()
     mean = np.full(len(targets), 1 / len(targets))
     rows = features_of(network, problem.train[0]), targets, mean, WEIGHT_DECAY
@@ -271,3 +288,85 @@ def test_deep_networks_are_solved_on_their_last_features(make_problem):
     expected = oracles.leave_one_out_change(*rows, tests[1], problem.test[1][1].item(), "n-1")
     change = truth.loss_after[0, 1, 0] - truth.null_loss_after[0, 1]
     assert change.item() == pytest.approx(expected, rel=0, abs=1e-8)
+
+
+# --- Bayesian heads --------------------------------------------------------------------------
+
+
+def bayesian_problem(make_problem, **options) -> RemovalProblem:
+    """Untrained Bayesian networks whose heads are then solved."""
+    spec = VariationalSpec(MLPSpec(depth=1, width=4, activation="tanh"))
+    networks = [initialise(spec, (3,), CLASSES, seed, torch.float64) for seed in (0, 1)]
+    problem = make_problem(networks=networks, **options)
+    objective = VariationalObjective(rows=len(problem.train[1]))
+    return dataclasses.replace(problem, objective=objective)
+
+
+def bayesian_objective(problem: RemovalProblem, network, weights):
+    """The plain objective of the head as a function of its flat parameters."""
+    with torch.no_grad():
+        features = network.features(problem.train[0]).numpy()
+    targets = problem.train[1].numpy()
+    share = 1 / len(targets)
+
+    def objective(theta: np.ndarray) -> float:
+        data = oracles.bayesian_head_loss(theta, features, targets, weights)
+        return data + share * oracles.kl_to_standard_normal(theta)
+
+    return objective
+
+
+def test_a_bayesian_head_s_optimum_is_scipy_s(make_problem):
+    """From the same start, by BFGS on differences of the plain objective; row weights of "n"."""
+    problem = bayesian_problem(make_problem, normalisation="n-1")
+    truth = newton(problem)
+    assert truth.converged.all()
+    assert truth.positive_definite.all()
+    network, rows = problem.networks[0], len(problem.train[1])
+    layout = Layout.of(network.head)
+    start = layout.flatten(dict(network.head.named_parameters())).detach().numpy()
+    losses = {}
+    for row in (None, problem.removed[0, 1].item()):
+        weights = np.full(rows, 1 / rows)
+        if row is not None:
+            weights[row] = 0
+        objective = bayesian_objective(problem, network, weights)
+        found = minimize(objective, start, method="BFGS", options={"gtol": 1e-7})
+        with torch.no_grad():
+            tests = network.features(problem.test[0]).numpy()
+        one = np.ones(1)
+        losses[row] = oracles.bayesian_head_loss(
+            found.x, tests[1:2], problem.test[1][1:2].numpy(), one
+        )
+    assert truth.null_loss_after[0, 1].item() == pytest.approx(losses.pop(None), abs=1e-5)
+    (expected,) = losses.values()
+    assert truth.loss_after[0, 1, 1].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_direction_of_negative_curvature_is_left():
+    """A start where the Hessian is indefinite: the step is damped, and the objective falls."""
+    random = np.random.default_rng(0)
+    features = torch.from_numpy(np.abs(random.normal(size=(30, 2, 3))))
+    targets = torch.from_numpy(random.integers(0, CLASSES, size=30))
+    objective = VariationalObjective(rows=30, kl_weight=0.05)
+    loss = VariationalHeadLoss(CLASSES, objective)
+    is_rho = torch.arange(24) >= 12
+    weights = uniform_weights(30, torch.float64)[None]
+    problem = HeadProblem(loss, objective, is_rho, features, targets, weights)
+    start = torch.from_numpy(3 * random.normal(size=(1, 24)))
+    assert torch.linalg.eigvalsh(problem.hessian(start))[0, 0] < -1e-3
+    optimum = minimise_head(problem, start)
+    assert optimum.converged.all()
+    assert optimum.positive_definite.all()
+    assert problem.value(optimum.flat) < problem.value(start)
+    assert torch.linalg.eigvalsh(problem.hessian(optimum.flat))[0, 0] > 0
+
+
+def test_polishing_a_bayesian_head(make_problem):
+    problem = bayesian_problem(make_problem)
+    optimum = polish_head(problem.networks[0], problem.objective, problem.train)
+    assert optimum.converged.tolist() == [True]
+    weights = np.full(len(problem.train[1]), 1 / len(problem.train[1]))
+    objective = bayesian_objective(problem, problem.networks[0], weights)
+    slope = oracles.finite_difference_gradient(objective, optimum.flat[0].numpy())
+    assert np.linalg.norm(slope) < 1e-8

@@ -125,6 +125,48 @@ def enter_average(average: Any, parameters: Any, schedule: Any) -> None:
     schedule[AVERAGED] += 1.0
 
 
+@njit(**_options)
+def attention(schedule: Any, settings: Any, epoch: int) -> tuple[bool, bool, bool, bool]:
+    """Return whether a model is averaging, listens to its loss, is recorded, and stands still.
+
+    Nobody listens to the loss where the rate has reached its floor or follows the annealing of
+    an average: there it is computed only to be recorded.
+    """
+    averaging = epoch > settings.averaging_start
+    listening = not averaging and not at_floor(schedule, settings.factor)
+    recorded = epoch % settings.record_every == 0
+    standing = settings.stop_at_floor and not averaging and not listening
+    return averaging, listening, recorded, standing
+
+
+@njit(inline="always", **_options)
+def move(
+    parameters: Any,
+    mean: Any,
+    square: Any,
+    average: Any,
+    schedule: Any,
+    gradient: Any,
+    settings: Settings,
+    block: Block,
+    model: int,
+    index: int,
+    loss: float,
+    averaging: bool,
+    listening: bool,
+) -> None:
+    """Take one step, let the parameters enter the average, and set the next rate."""
+    rate = block.rates[model, index] if block.rates.shape[1] else schedule[RATE]
+    step, root = rate / block.corrections[index, 0], block.corrections[index, 1]
+    adam(parameters, gradient, mean, square, settings.weight_decay, step, root)
+    if averaging:
+        enter_average(average, parameters, schedule)
+        before, after = block.annealed[index, 0], block.annealed[index, 1]
+        anneal(schedule, before, after, settings.averaging_rate)
+    elif listening:
+        plateau(schedule, loss, settings)
+
+
 class Architecture(NamedTuple):
     """The network that all models share."""
 
@@ -176,11 +218,7 @@ def descend(
     work: Workspace,
     model: int,
 ) -> None:
-    """Run one model through a block of epochs, in place; its inputs stand in `work`.
-
-    Nobody listens to the loss where the rate has reached its floor or follows the annealing of
-    an average: there it is computed only to be recorded.
-    """
+    """Run one model through a block of epochs, in place; its inputs stand in `work`."""
     sizes, starts, activation = architecture
     activations, deltas, largest, total, gradient, turned, zeros = work
     logits, delta = activations[-1, : sizes[-1]], deltas[-1, : sizes[-1]]
@@ -189,10 +227,7 @@ def descend(
     average, schedule = models.average[model], models.schedule[model]
     for index in range(block.corrections.shape[0]):
         epoch = block.first + index
-        averaging = epoch > settings.averaging_start
-        listening = not averaging and not at_floor(schedule, settings.factor)
-        recorded = epoch % settings.record_every == 0
-        standing = settings.stop_at_floor and not averaging and not listening
+        averaging, listening, recorded, standing = attention(schedule, settings, epoch)
         if standing and not recorded:
             continue
         forward(sizes, starts, activation, parameters, activations)
@@ -208,15 +243,21 @@ def descend(
         backward(
             sizes, starts, activation, parameters, activations, deltas, turned, zeros, gradient
         )
-        rate = block.rates[model, index] if block.rates.shape[1] else schedule[RATE]
-        step, root = rate / block.corrections[index, 0], block.corrections[index, 1]
-        adam(parameters, gradient, mean, square, settings.weight_decay, step, root)
-        if averaging:
-            enter_average(average, parameters, schedule)
-            before, after = block.annealed[index, 0], block.annealed[index, 1]
-            anneal(schedule, before, after, settings.averaging_rate)
-        elif listening:
-            plateau(schedule, loss, settings)
+        move(
+            parameters,
+            mean,
+            square,
+            average,
+            schedule,
+            gradient,
+            settings,
+            block,
+            model,
+            index,
+            loss,
+            averaging,
+            listening,
+        )
 
 
 @njit(**_options, nogil=True)

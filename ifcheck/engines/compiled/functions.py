@@ -198,3 +198,29 @@ def _logarithm_64(x: Any) -> Any:
     p = p * q + 1.0 / 3.0
     p = p * q + 1.0
     return 2.0 * s * p + np.float64(k) * 0.6931471805599453
+
+
+def logarithm_of_one_more(x: Any) -> Any:
+    """Return log(1 + x) of 0 <= x <= 1, to rounding of the result."""
+    return math.log1p(x)
+
+
+@overload(logarithm_of_one_more, jit_options=IN_ORDER)
+def _logarithm_of_one_more(x: Any) -> Any:
+    return _logarithm_of_one_more_32 if x == types.float32 else _logarithm_of_one_more_64
+
+
+# What the sum 1 + x loses is made good by the factor (Kahan): both are exact where it matters.
+
+
+def _logarithm_of_one_more_32(x: Any) -> Any:
+    one = np.float32(1.0)
+    more = one + x
+    kept = more - one
+    return x if kept == np.float32(0.0) else logarithm(more) * (x / kept)
+
+
+def _logarithm_of_one_more_64(x: Any) -> Any:
+    more = 1.0 + x
+    kept = more - 1.0
+    return x if kept == 0.0 else logarithm(more) * (x / kept)

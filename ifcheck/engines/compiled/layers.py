@@ -13,7 +13,7 @@ from numba import njit
 
 from ifcheck.engines.compiled.blocks import affine, outer_sum, row_sums, transpose
 from ifcheck.engines.compiled.functions import FAST, IN_ORDER, exponential, logarithm
-from ifcheck.engines.kernels import SELU_ALPHA, SELU_SCALE
+from ifcheck.models.moments import SELU_ALPHA, SELU_SCALE
 
 SELU, TANH, RELU = 0, 1, 2
 ACTIVATIONS = {"selu": SELU, "tanh": TANH, "relu": RELU}

@@ -7,8 +7,10 @@ from typing import Any
 
 from numba.core import event
 
-from ifcheck.engines.compiled.descent import advance
+from ifcheck.engines.compiled import descent, variational
+from ifcheck.engines.compiled.descent import Models
 
+ENGINES = (descent.advance, variational.advance)
 LOGGER = logging.getLogger(__name__)
 
 
@@ -16,12 +18,17 @@ class _Compilation(event.Listener):  # type: ignore[misc]  # numba has no types
     """Hears of everything that numba compiles, but not of what it finds in its cache."""
 
     def on_start(self, event: Any) -> None:
-        if event.data["dispatcher"] is advance:
-            dtype = event.data["args"][2].types[0].dtype  # of the models' parameters
+        if event.data["dispatcher"] in ENGINES:
+            (models,) = (a for a in event.data["args"] if _is_models(a))
+            dtype = models.types[Models._fields.index("parameters")].dtype
             LOGGER.info("compiling the numba engine for %s: some 15 seconds, once.", dtype)
 
     def on_end(self, event: Any) -> None:
         """The work that follows says enough."""
+
+
+def _is_models(argument: Any) -> bool:
+    return getattr(argument, "instance_class", None) is Models
 
 
 def announce_compilation() -> None:

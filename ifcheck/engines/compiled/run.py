@@ -6,21 +6,25 @@ import math
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ifcheck.engines.base import Fit, Progress, Recipe, State, Task, starting_state
+from ifcheck.engines.compiled import variational
 from ifcheck.engines.compiled.descent import Architecture, Block, Models, Rows, Settings, advance
 from ifcheck.engines.compiled.layers import ACTIVATIONS
-from ifcheck.engines.kernels import layer_sizes, one_hot
+from ifcheck.engines.compiled.variational import Bayes
+from ifcheck.engines.kernels import one_hot
 from ifcheck.engines.optimiser import BETA1, BETA2, annealed_share
 from ifcheck.engines.padding import pad_columns, pad_rows
 from ifcheck.engines.pool import run_all
-from ifcheck.models import MLP
-from ifcheck.objective import weighted_mean
+from ifcheck.engines.structure import means_then_rho, require_structure
+from ifcheck.objective import VariationalObjective
+from ifcheck.params import Layout
 
 FIRST_BLOCK = 1  # epochs until the speed is known; later blocks are up to twice as long
 BLOCK_SECONDS = 0.25  # between two reports of progress, and until Ctrl-C is heard
@@ -42,7 +46,7 @@ class Descent:
         self._recipe = recipe
         self._after = after
         self._rates = np.zeros((task.models, 0)) if rates is None else rates
-        self._architecture = _architecture(task.network)
+        self._kernel = _kernel(task)
         padded = pad_rows(task)
         self._rows = self._make_rows(padded.inputs, padded.targets, padded.weights)
         self._probes: Rows | None = None
@@ -51,14 +55,14 @@ class Descent:
             self._probes = self._make_rows(task.probe_inputs, task.probe_targets, watched)
         start = starting_state(task, recipe, after)
         self._first = start.epoch
-        self._models = _models(start)
+        self._models = self._kernel.models(start)
         self._every = recipe.record_every or max(1, recipe.epochs)
         self._settings = self._make_settings()
         self._losses = np.zeros((task.models, -(-recipe.epochs // self._every)))
         self._row_losses = np.empty_like(self._rows.weights)
 
     def _make_rows(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Rows:
-        labels = one_hot(targets, int(self._architecture.sizes[-1]), weights.dtype)
+        labels = one_hot(targets, int(self._kernel.architecture.sizes[-1]), weights.dtype)
         return Rows(
             inputs=inputs.flatten(2).transpose(1, 2).contiguous().numpy(),
             group=np.repeat(np.arange(len(inputs)), self._task.models_per_group),
@@ -85,29 +89,25 @@ class Descent:
         probes = []
         for first, last in self._blocks():
             if self._probes is not None and self._recorded(first):
-                probes.append(self._evaluate(self._probes))
+                probes.append(self._evaluate(self._probes)[1])
             block = self._block(first, last)
             self._advance(self._rows, self._settings, block, self._losses, self._row_losses)
             progress(self._task.models * (last - first))
         if self._probes is not None:
-            probes.append(self._evaluate(self._probes))
+            probes.append(self._evaluate(self._probes)[1])
         return self._fit(torch.stack(probes, -1) if probes else None).following(self._after)
 
     def _fit(self, probes: Tensor | None) -> Fit:
         epochs = [e for e in range(self._first, self._recipe.epochs) if self._recorded(e)]
         losses = torch.from_numpy(self._losses[:, [e // self._every for e in epochs]])
-        weights = torch.from_numpy(self._rows.weights)
-        last_losses = weighted_mean(self._evaluate(self._rows), weights)
-        used = self._task.parameters.shape[1]
-        live, mean, square, average = (
-            torch.from_numpy(values[:, :used].copy()) for values in self._models[:4]
-        )
+        last_losses, _ = self._evaluate(self._rows)
+        live, mean, square, average = map(self._kernel.to_flat, self._models[:4])
         rates, best, bad_epochs, averaged = torch.from_numpy(self._models.schedule).unbind(1)
         return Fit(
             parameters=average if bool((averaged > 0).any()) else live,
             state=State(self._recipe.epochs, live, mean, square, rates, best, bad_epochs),
             recorded_epochs=torch.tensor([*epochs, self._recipe.epochs]),
-            losses=torch.cat([losses, last_losses[:, None].double()], dim=1),
+            losses=torch.cat([losses, last_losses[:, None]], dim=1),
             probe_losses=probes,
         )
 
@@ -140,8 +140,7 @@ class Descent:
         bounds = [self._task.models * part // parts for part in range(parts + 1)]
 
         def run(part: tuple[int, int]) -> None:
-            advance(
-                self._architecture,
+            self._kernel.advance(
                 rows,
                 self._models,
                 settings,
@@ -153,13 +152,14 @@ class Descent:
 
         run_all(run, list(pairwise(bounds)), threads)
 
-    def _evaluate(self, rows: Rows) -> Tensor:
-        """Return each model's loss on each row. Shape: (models, rows)."""
+    def _evaluate(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return each model's loss (models,), and that of each row (models, rows)."""
         every_epoch = self._settings._replace(frozen=True, record_every=1)
         block = Block(0, np.ones((1, 2)), np.zeros((1, 2)), self._rates[:, :0])
-        out = np.empty((self._task.models, rows.labels.shape[1]), rows.labels.dtype)
-        self._advance(rows, every_epoch, block, np.empty((self._task.models, 1)), out)
-        return torch.from_numpy(out)
+        losses = np.empty((self._task.models, 1))
+        of_rows = np.empty((self._task.models, rows.labels.shape[1]), rows.labels.dtype)
+        self._advance(rows, every_epoch, block, losses, of_rows)
+        return torch.from_numpy(losses[:, 0]), torch.from_numpy(of_rows)
 
     def _block(self, first: int, last: int) -> Block:
         """Return the epochs first..last-1 with what depends on them alone."""
@@ -185,20 +185,63 @@ class Descent:
         return table
 
 
-def _architecture(network: nn.Module) -> Architecture:
-    sizes = np.array(layer_sizes(network))
-    parameters = (sizes[:-1] + 1) * sizes[1:]  # of each layer
-    return Architecture(
-        sizes=sizes,
-        starts=np.concatenate([[0], np.cumsum(parameters)[:-1]]),
-        activation=ACTIVATIONS[network.activation] if isinstance(network, MLP) else 0,
-    )
+class _Plain:
+    """Networks of plain weights: parameters stand in torch's order."""
+
+    def __init__(self, task: Task) -> None:
+        structure = require_structure(task.network)
+        sizes = np.array(structure.sizes)
+        weights = (sizes[:-1] + 1) * sizes[1:]  # of each layer, biases included
+        self.architecture = Architecture(
+            sizes=sizes,
+            starts=np.concatenate([[0], np.cumsum(weights)[:-1]]),
+            activation=ACTIVATIONS[structure.activation or "selu"],
+        )
+        self._places = torch.arange(task.parameters.shape[1])
+
+    def models(self, start: State) -> Models:
+        """Return the models where they start."""
+        parameters, mean, square = map(
+            self._from_flat, (start.parameters, start.mean, start.square)
+        )
+        none_averaged = torch.zeros_like(start.rates)
+        schedule = torch.stack([start.rates, start.best, start.bad_epochs, none_averaged], dim=1)
+        return Models(parameters, mean, square, np.zeros_like(parameters), schedule.numpy())
+
+    def to_flat(self, values: NDArray[Any]) -> Tensor:
+        """Return a copy of the kernel's parameters in the order of the network's layout."""
+        return torch.from_numpy(values)[:, self._places]
+
+    def advance(self, *arguments: Any) -> None:
+        """Run some models through a block of epochs."""
+        advance(self.architecture, *arguments)
+
+    def _from_flat(self, flat: Tensor) -> NDArray[Any]:
+        values = torch.zeros_like(flat)
+        values[:, self._places] = flat
+        return np.asarray(pad_columns(values).numpy())
 
 
-def _models(start: State) -> Models:
-    parameters, mean, square = (
-        pad_columns(values).numpy() for values in (start.parameters, start.mean, start.square)
-    )
-    none_averaged = torch.zeros_like(start.rates)
-    schedule = torch.stack([start.rates, start.best, start.bad_epochs, none_averaged], dim=1)
-    return Models(parameters, mean, square, np.zeros_like(parameters), schedule.numpy())
+class _Bayesian(_Plain):
+    """Networks of Gaussian weights: all means, layer by layer, then all rho."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        objective = task.objective
+        if not isinstance(objective, VariationalObjective):
+            raise TypeError(f"expected a variational objective, got {objective}")
+        layout = Layout.of(task.network)
+        self._places = means_then_rho(layout)
+        self._bayes = Bayes(
+            kl_share=objective.kl_weight / objective.rows,
+            noise=objective.noise,
+            certain=not require_structure(task.network).packed,
+            half=layout.size // 2,
+        )
+
+    def advance(self, *arguments: Any) -> None:
+        variational.advance(self.architecture, self._bayes, *arguments)
+
+
+def _kernel(task: Task) -> _Plain:
+    return _Bayesian(task) if require_structure(task.network).bayesian else _Plain(task)

@@ -10,6 +10,7 @@ from ifcheck.objective import Objective, uniform_weights, weighted_mean, weights
 from tests import oracles
 
 ROWS = 5
+NO_RHO = torch.tensor(False)
 
 
 def removed(*rows: int) -> torch.Tensor:
@@ -36,15 +37,15 @@ def test_the_objective_of_a_head_is_the_oracle_s():
     objective = Objective(0.3)
     logits = torch.tensor(features @ W.T + b)
     data = objective.data_loss(logits, torch.tensor(targets), torch.tensor(weights))
-    total = data + objective.regulariser(torch.tensor(theta))
+    total = data + objective.regulariser(torch.tensor(theta), NO_RHO)
     expected = oracles.head_objective(theta, features, targets, weights, 0.3)
     assert total.item() == pytest.approx(expected, rel=1e-14)
 
 
 def test_weight_decay_is_half_the_squared_norm_of_each_model():
     parameters = torch.tensor([[3.0, 4.0], [0.0, -2.0]])
-    assert Objective(0.5).regulariser(parameters).tolist() == [6.25, 1.0]
-    assert Objective().regulariser(parameters).tolist() == [0.0, 0.0]
+    assert Objective(0.5).regulariser(parameters, NO_RHO).tolist() == [6.25, 1.0]
+    assert Objective().regulariser(parameters, NO_RHO).tolist() == [0.0, 0.0]
 
 
 # --- the mean --------------------------------------------------------------------------------

@@ -1,36 +1,9 @@
-"""What training descends: the weighted mean of a per-example loss, plus weight decay."""
+"""The one weighted mean of losses, and the weights that it is taken with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-
-@dataclass(frozen=True)
-class Objective:
-    """R(theta) = sum_i w_i l(z_i, theta) + weight_decay / 2 |theta|^2, with row weights w.
-
-    `l` is the cross-entropy of the softmax, in nats. Adam with *coupled* weight decay
-    descends exactly this: `torch.optim.Adam(weight_decay=w)` adds w * theta to the gradient
-    of the data term, biases included.
-    """
-
-    weight_decay: float = 0.0
-
-    def per_example_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return l(z_i, theta) for each row. Shapes: (rows, classes), (rows,) -> (rows,)."""
-        return functional.cross_entropy(outputs, targets, reduction="none")
-
-    def data_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted mean of the per-example losses; `weights` (rows,) are the shares."""
-        return weighted_mean(self.per_example_loss(outputs, targets), weights)
-
-    def regulariser(self, parameters: Tensor) -> Tensor:
-        """Return weight_decay / 2 |theta|^2 of the flat parameters, over the last axis."""
-        return 0.5 * self.weight_decay * parameters.square().sum(-1)
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:

@@ -1,0 +1,243 @@
+"""Bayesian multilayer perceptrons and heads by hand: moments forward, derivatives backward.
+
+M models, W units, N rows: means and variances are (M, W, N). With z and t the mean and variance
+before an activation f, a = f(z) and s = f'(z)^2 t after it, and q = a^2 + s:
+
+    z = W a + b                       t = S q + W^2 s + S_b
+    dW = dz a^T + 2 W (dt s^T)        dS = dt q^T         (and sums over rows for the biases)
+    da = W^T dz + 2 a (S^T dt)        ds = (S + W^2)^T dt
+    dz = da f' + 2 ds t f' f''        dt = ds f'^2
+
+where products without a transpose are element by element in the last two lines.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ifcheck.engines.base import Task
+from ifcheck.engines.kernels import layer_views, one_hot, probes
+from ifcheck.engines.padding import missing
+from ifcheck.engines.structure import means_then_rho, require_structure
+from ifcheck.models.moments import SELU_ALPHA, SELU_SCALE, softplus
+from ifcheck.objective import VariationalObjective, kl_divergence, weighted_mean
+from ifcheck.objective.variational import SMALLEST_VARIANCE
+from ifcheck.params import Layout
+
+
+class _Layer(NamedTuple):
+    """What stands below a layer; `variance` is None where the inputs are certain."""
+
+    mean: Tensor  # (M, W, N)
+    square: Tensor  # (M, W, N) second moment
+    variance: Tensor | None  # (M, W, N)
+
+
+class VariationalKernel:
+    """Batched differentiation of a Bayesian network's marginal likelihood and KL divergence.
+
+    The kernel's own order of parameters: all means, layer by layer, then all rho.
+    """
+
+    def __init__(self, task: Task) -> None:
+        structure, objective = require_structure(task.network), task.objective
+        if not structure.bayesian or not isinstance(objective, VariationalObjective):
+            raise TypeError(f"expected a Bayesian network, got {type(task.network).__name__}")
+        self._sizes, self._packed = structure.sizes, structure.packed
+        self._activation = ACTIVATIONS[structure.activation or "tanh"]
+        layout = Layout.of(task.network)
+        self._places = means_then_rho(layout).to(task.parameters.device)
+        half = layout.size // 2
+        self._half = half + missing(half)  # of the kernel's order: whole vector registers
+        self._places[layout.is_rho] += missing(half)
+        self.parameters = self.from_flat(task.parameters)
+        self.task = task
+        self._share = torch.zeros_like(self.parameters[0])  # of each term of the KL divergence
+        self._share[self._places] = objective.kl_weight / objective.rows
+        self._is_rho = torch.arange(len(self._share), device=self._share.device) >= self._half
+        self._inputs = self._expand(task.inputs)
+        self._output = _GaussianOutput(task, objective.noise, self._sizes[-1])
+        self._gradient = torch.zeros_like(self.parameters)
+        self._means, self._rho = self.parameters.split(self._half, dim=1)
+        self._layers = layer_views(self._means, self._sizes)
+        self._mean_gradients, self._rho_gradients = (
+            layer_views(part, self._sizes) for part in self._gradient.split(self._half, dim=1)
+        )
+
+    def to_flat(self, parameters: Tensor) -> Tensor:
+        return parameters[:, self._places]
+
+    def from_flat(self, flat: Tensor) -> Tensor:
+        values = torch.zeros_like(flat[:, :1]).repeat(1, 2 * self._half)
+        values[:, self._places] = flat
+        return values
+
+    def differentiate(self) -> tuple[Tensor, Tensor]:
+        variances = self._variances()
+        layers, mean, variance = self._forward(self._inputs, variances)
+        losses, *upstream = self._output.differentiate(mean, variance)
+        self._backward(layers, variances, *upstream)
+        kl = kl_divergence(self.parameters, self._is_rho)
+        return losses + (self._share * kl).sum(1), self._gradient
+
+    def gradient(self) -> Tensor:
+        variances = self._variances()
+        layers, mean, variance = self._forward(self._inputs, variances)
+        self._backward(layers, variances, *self._output.differentiate(mean, variance)[1:])
+        return self._gradient
+
+    def probe(self) -> Tensor:
+        inputs, targets = probes(self.task)
+        _, mean, variance = self._forward(self._expand(inputs), self._variances())
+        labels = one_hot(targets, self._sizes[-1], mean.dtype)
+        return self._output.losses(mean, variance, labels)
+
+    def _variances(self) -> Tensor:
+        return softplus(self._rho).clamp_min_(SMALLEST_VARIANCE)
+
+    def _expand(self, inputs: Tensor) -> _Layer:
+        """Return the inputs as (M, features, N); groups of several models share memory."""
+        if not self._packed:
+            mean = self._columns(inputs.flatten(2))
+            return _Layer(mean, mean.square(), None)
+        mean, variance = (self._columns(part) for part in inputs.unbind(2))
+        return _Layer(mean, mean.square() + variance, variance)
+
+    def _columns(self, inputs: Tensor) -> Tensor:
+        columns = inputs.transpose(1, 2).contiguous()
+        if len(columns) == 1:
+            return columns.expand(self.task.models, -1, -1)
+        return columns.repeat_interleave(self.task.models_per_group, dim=0)
+
+    def _forward(self, inputs: _Layer, variances: Tensor) -> tuple[list[_Layer], Tensor, Tensor]:
+        """Return what stands below each layer, and mean and variance of the logits."""
+        below, layers = inputs, []
+        squared = layer_views(self._means.square(), self._sizes)
+        spreads = layer_views(variances, self._sizes)
+        for index, (weight, bias) in enumerate(self._layers):
+            layers.append(below)
+            mean = torch.baddbmm(bias, weight, below.mean)
+            variance = torch.baddbmm(spreads[index][1], spreads[index][0], below.square)
+            if below.variance is not None:
+                variance.baddbmm_(squared[index][0], below.variance)
+            if index + 1 < len(self._layers):
+                value = self._activation.value(mean)
+                variance = variance.mul_(self._activation.slope(value).square_())
+                below = _Layer(value, value.square().add_(variance), variance)
+        return layers, mean, variance
+
+    def _backward(
+        self, layers: list[_Layer], variances: Tensor, of_mean: Tensor, of_variance: Tensor
+    ) -> None:
+        """Fill the gradient from d loss / d mean and / d variance of the logits."""
+        both = layer_views(self._means.square() + variances, self._sizes)
+        spreads = layer_views(variances, self._sizes)
+        for index in range(len(layers) - 1, -1, -1):
+            below, (weight, _) = layers[index], self._layers[index]
+            weight_gradient, bias_gradient = self._mean_gradients[index]
+            weight_gradient.copy_(torch.bmm(of_mean, below.mean.mT))
+            if below.variance is not None:
+                of_square = torch.bmm(of_variance, below.variance.mT)
+                weight_gradient.addcmul_(weight, of_square, value=2)
+            torch.sum(of_mean, dim=2, keepdim=True, out=bias_gradient)
+            weight_gradient, bias_gradient = self._rho_gradients[index]
+            weight_gradient.copy_(torch.bmm(of_variance, below.square.mT))
+            torch.sum(of_variance, dim=2, keepdim=True, out=bias_gradient)
+            if index and below.variance is not None:
+                of_square = torch.bmm(spreads[index][0].mT, of_variance)
+                of_value = torch.bmm(weight.mT, of_mean).addcmul_(below.mean, of_square, value=2)
+                of_spread = torch.bmm(both[index][0].mT, of_variance)
+                slope = self._activation.slope(below.mean)
+                of_mean = of_value.mul_(slope)
+                of_mean.addcmul_(of_spread, self._activation.bend(below.mean, below.variance))
+                of_variance = of_spread.mul_(slope.square_())
+        of_kl = 0.5 * self._share[self._half :] * (1.0 - 1.0 / variances)
+        self._gradient[:, : self._half].addcmul_(self._share[: self._half], self._means)
+        self._gradient[:, self._half :].add_(of_kl).mul_(torch.sigmoid(self._rho))
+
+
+class _GaussianOutput:
+    """-log N(label; softmax mean, softmax variance + noise) of logits, and its derivatives."""
+
+    def __init__(self, task: Task, noise: float, classes: int) -> None:
+        self._labels = one_hot(task.targets, classes, task.weights.dtype)
+        self._weights = task.weights
+        self._noise = noise
+        self._classes = classes
+
+    def losses(self, mean: Tensor, variance: Tensor, labels: Tensor) -> Tensor:
+        """Return each row's loss, (M, N), from moments of the logits (M, classes, N)."""
+        p = mean.softmax(1)
+        spread = (p * (1.0 - p)).square() * variance
+        return self._losses(spread, p - labels)
+
+    def _losses(self, spread: Tensor, residual: Tensor) -> Tensor:
+        squared = residual.square() / (spread + self._noise)
+        return 0.5 * (torch.log1p(spread / self._noise) + squared).sum(1)
+
+    def differentiate(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return losses (M,), d loss / d mean and d loss / d variance, (M, classes, N)."""
+        weights = self._weights[:, None, :]
+        p = mean.softmax(1)
+        slope = p * (1.0 - p)
+        square = slope.square()
+        spread, residual = square * variance, p - self._labels
+        losses = weighted_mean(self._losses(spread, residual), self._weights)
+        inverse = 1.0 / (spread + self._noise)
+        ratio = residual * inverse
+        of_spread = 0.5 * (inverse - ratio.square())
+        of_p = ratio + 2.0 * of_spread * slope * (1.0 - 2.0 * p) * variance
+        of_mean = p * (of_p - (p * of_p).sum(1, keepdim=True)) * weights
+        return losses, of_mean, of_spread * square * weights
+
+
+class _Activation(Protocol):
+    """An element-wise function; derivatives are found from its value a = f(z)."""
+
+    def value(self, argument: Tensor) -> Tensor:
+        """Return f(z)."""
+
+    def slope(self, value: Tensor) -> Tensor:
+        """Return f'(z), a tensor of its own."""
+
+    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
+        """Return 2 t f' f'', given the variance s = f'^2 t after the activation."""
+
+
+class _Selu:
+    def value(self, argument: Tensor) -> Tensor:
+        return torch.selu(argument)
+
+    def slope(self, value: Tensor) -> Tensor:
+        return torch.where(value > 0, SELU_SCALE, value + SELU_SCALE * SELU_ALPHA)
+
+    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
+        return torch.where(value > 0, 0.0, 2.0 * variance)
+
+
+class _Tanh:
+    def value(self, argument: Tensor) -> Tensor:
+        return torch.tanh(argument)
+
+    def slope(self, value: Tensor) -> Tensor:
+        return 1.0 - value.square()
+
+    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
+        return -4.0 * value * variance
+
+
+class _Relu:
+    def value(self, argument: Tensor) -> Tensor:
+        return torch.relu(argument)
+
+    def slope(self, value: Tensor) -> Tensor:
+        return (value > 0).to(value.dtype)
+
+    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
+        return torch.zeros_like(value)
+
+
+ACTIVATIONS: dict[str, _Activation] = {"selu": _Selu(), "tanh": _Tanh(), "relu": _Relu()}

@@ -64,6 +64,18 @@ class AuthorsEstimator(Estimator):
     normalisation: str = "n"
 
 
+@ESTIMATORS.register("authors-bnn")
+@dataclass(frozen=True)
+class AuthorsBayesianEstimator(Estimator):
+    """The means of a Bayesian head, data Hessian, damping 0.001: the authors' released files."""
+
+    params: str = "head-mean"
+    hessian: str = "data"
+    damping: float = 0.001
+    solver: str = "exact"
+    normalisation: str = "n"
+
+
 def resolve_estimator(config: InfluenceConfig) -> Estimator:
     """Return the named estimator with the parts that were given one by one replaced."""
     named = ESTIMATORS.create(config.estimator)

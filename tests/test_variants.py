@@ -6,8 +6,9 @@ import pytest
 
 from ifcheck.engines import Averaging, Recipe
 from ifcheck.errors import UnknownName, UnusableInput
+from ifcheck.models import VariationalSpec
 from ifcheck.models.mlp import MLPSpec
-from ifcheck.objective import Objective
+from ifcheck.objective import Objective, VariationalObjective
 from ifcheck.variants import VARIANTS
 
 # not the defaults, so that a variant cannot restore them unnoticed
@@ -16,14 +17,14 @@ NAMES = ["none", "swa", "l2", "l2-swa"]
 
 
 def test_the_paper_s_variants_are_there():
-    assert set(NAMES) <= set(VARIANTS)
+    assert list(VARIANTS) == [*NAMES, "bnn"]
 
 
 @pytest.mark.parametrize(
     ("name", "weight_decay"), [("none", 0.0), ("swa", 0.0), ("l2", 0.005), ("l2-swa", 0.005)]
 )
 def test_objective_of_a_variant(name, weight_decay):
-    assert VARIANTS.create(name).objective() == Objective(weight_decay)
+    assert VARIANTS.create(name).objective(rows=10) == Objective(weight_decay)
 
 
 @pytest.mark.parametrize("name", ["none", "l2"])
@@ -52,7 +53,7 @@ def test_the_network_is_the_one_that_was_asked_for(name):
 
 @pytest.mark.parametrize("name", ["l2", "l2-swa"])
 def test_weight_decay_is_an_option(name):
-    assert VARIANTS.create(name, {"weight_decay": 0.1}).objective() == Objective(0.1)
+    assert VARIANTS.create(name, {"weight_decay": 0.1}).objective(rows=10) == Objective(0.1)
 
 
 @pytest.mark.parametrize("name", ["l2", "l2-swa"])
@@ -67,6 +68,30 @@ def test_weight_decay_must_be_positive(name, weight_decay):
 def test_variants_without_weight_decay_have_no_such_option(name):
     with pytest.raises(UnknownName, match="'weight_decay'"):
         VARIANTS.create(name, {"weight_decay": 0.1})
+
+
+def test_the_bayesian_variant_trains_another_network_on_another_objective():
+    variant = VARIANTS.create("bnn", {"kl_weight": 0.5, "noise": 0.2, "rho": -3.0})
+    spec = MLPSpec(depth=3)
+    assert variant.network(spec) == VariationalSpec(spec, rho=-3.0)
+    assert variant.objective(rows=10) == VariationalObjective(rows=10, kl_weight=0.5, noise=0.2)
+    assert variant.recipe(PLAIN) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("kl_weight", 0.0),
+        ("noise", -1.0),
+        ("likelihood", "gaussian"),
+        ("jacobian", "none"),
+        ("means", "zeros"),
+        ("rho_spread", -1.0),
+    ],
+)
+def test_the_bayesian_variant_s_options_are_checked(option, value):
+    with pytest.raises(UnusableInput, match=f"{option} is {value!r}; expected"):
+        VARIANTS.create("bnn", {option: value})
 
 
 def test_an_unknown_variant_suggests_a_near_one():

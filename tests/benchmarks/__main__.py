@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import platform
 import statistics
 import time
@@ -17,15 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.engines import run_each
 from ifcheck.models import initialise
 from ifcheck.models.mlp import MLPSpec
-from ifcheck.objective import weights_without
-from ifcheck.removal.newton import minimise_head
-from tests.benchmarks import end_to_end, engines, roofline
+from ifcheck.objective import Objective, weights_without
+from ifcheck.removal.newton import HeadProblem, minimise_head
+from tests.benchmarks import bayesian, end_to_end, engines, roofline
 from tests.benchmarks import sequential_loop as loop
 
-PARTS = ("engines", "newton", "command")
+PARTS = ("engines", "bayesian", "newton", "command")
 COMMAND_ROUNDS = 3  # one takes two minutes, nearly all of them the loop's
 
 
@@ -39,25 +41,23 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{datetime.date.today()}, {_processor()}, {torch.get_num_threads()} threads")
     print(", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", *_numba())))
-    if "engines" in options.only:
-        _engines(options.rounds)
+    for part in ("engines", "bayesian"):
+        if part in options.only:
+            _engines(part, options.rounds)
     if "newton" in options.only:
         _newton(options.rounds)
     if "command" in options.only:
         _command(min(options.rounds, COMMAND_ROUNDS))
 
 
-def _engines(rounds: int) -> None:
-    limits = {label: roofline.measure(dtype) for label, dtype in engines.TYPES.items()}
-    for label, limit in limits.items():
-        print(
-            f"limit {label}: {limit.flops / 1e9:.0f} GFLOP/s of matrix products, "
-            f"{limit.exponentials / 1e9:.1f} G exponentials/s"
-        )
+def _engines(part: str, rounds: int) -> None:
+    """Print a table of engines beside the loop, for plain or for Bayesian networks."""
+    limits = _limits()
     print(
         f"\n{'work':28} {'size':18} {'engine':6} {'':4} {'loop us':>8} {'us':>8} {'ratio':>6} limit"
     )
-    for line in engines.measure(rounds, engines.engines(), limits):
+    measure = {"engines": engines.measure, "bayesian": bayesian.measure}[part]
+    for line in measure(rounds, engines.engines(), limits):
         print(
             f"{line.work:28} {line.size:18} {line.engine:6} {line.dtype:4} "
             f"{line.loop_seconds * 1e6:8.0f} {line.seconds * 1e6:8.3f} {line.ratio:6.0f} "
@@ -66,18 +66,33 @@ def _engines(rounds: int) -> None:
         )
 
 
+@functools.cache
+def _limits() -> dict[str, roofline.Roofline]:
+    """Measure the machine's limits, once, and print them."""
+    limits = {label: roofline.measure(dtype) for label, dtype in engines.TYPES.items()}
+    for label, limit in limits.items():
+        print(
+            f"limit {label}: {limit.flops / 1e9:.0f} GFLOP/s of matrix products, "
+            f"{limit.exponentials / 1e9:.1f} G exponentials/s"
+        )
+    return limits
+
+
 def _newton(rounds: int) -> None:
     """Time 50 seeds' heads, 40 removals each, to a gradient norm of 1e-10."""
     inputs, targets, *_ = loop.load_iris_without(loop.MAX_LOSS_ROW, torch.float64)
     removed = torch.arange(engines.REMOVALS)[:, None]
     weights = weights_without(len(targets), removed, "n-1")
+    objective = Objective(engines.WEIGHT_DECAY)
     networks = [initialise(MLPSpec(1, 5), (4,), 3, s, torch.float64) for s in range(engines.SEEDS)]
     with torch.no_grad():
         features = [network.features(inputs) for network in networks]
 
     def solve(rows: Tensor) -> None:
         start = torch.zeros(len(removed), 18, dtype=torch.float64)
-        optimum = minimise_head(start, rows, targets, weights, engines.WEIGHT_DECAY, 3)
+        no_rho = torch.zeros(18, dtype=torch.bool)
+        problem = HeadProblem(SoftmaxHeadLoss(3), objective, no_rho, rows, targets, weights)
+        optimum = minimise_head(problem, start)
         if not bool(optimum.converged.all()):
             raise RuntimeError("Newton's method did not converge")
 

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -51,16 +52,37 @@ class Measurement:
     share: float  # of the machine's limit
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is measured: a task of the engines, and the same by the loop."""
+
+    name: str
+    size: str
+    task: Task
+    recipe: Recipe | None  # None: training, for about as long as a measurement should take
+    loop_seconds: Callable[[int], float]  # of one model's epoch, for a seed
+    flops: float  # of products of matrices, in one model's epoch
+    exponentials: float
+
+
 def measure(
     rounds: int, names: list[str], limits: dict[str, roofline.Roofline]
 ) -> Iterator[Measurement]:
     """Yield a line for every work, size, type and engine, given the limit of each type."""
     for label, dtype in TYPES.items():
         for depth, width in SIZES:
-            tasks = _tasks(depth, width, dtype)
-            for kind, task in tasks.items():
-                for name in names:
-                    yield _line(rounds, kind, task, name, depth, width, label, limits[label])
+            yield from measure_works(
+                rounds, names, limits[label], label, plain_works(depth, width, dtype)
+            )
+
+
+def measure_works(
+    rounds: int, names: list[str], limit: roofline.Roofline, label: str, works: list[Work]
+) -> Iterator[Measurement]:
+    """Yield a line for every work and engine."""
+    for work in works:
+        for name in names:
+            yield _line(rounds, work, name, label, limit)
 
 
 def engines() -> list[str]:
@@ -69,34 +91,25 @@ def engines() -> list[str]:
 
 
 def _line(
-    rounds: int,
-    kind: str,
-    task: Task,
-    name: str,
-    depth: int,
-    width: int,
-    label: str,
-    limit: roofline.Roofline,
+    rounds: int, work: Work, name: str, label: str, limit: roofline.Roofline
 ) -> Measurement:
-    engine, dtype = ENGINES.create(name), task.parameters.dtype
-    shortened = SHORTENED.get(kind) or Recipe(_epochs_for(lambda n: engine.fit(task, Recipe(n))))
-    engine.fit(task, replace(shortened, epochs=8))  # what is compiled and loaded once
+    engine, task = ENGINES.create(name), work.task
+    recipe = work.recipe or Recipe(_epochs_for(lambda n: engine.fit(task, Recipe(n))))
+    engine.fit(task, replace(recipe, epochs=8))  # what is compiled and loaded once
     pairs = []
     for index in range(rounds):
-        ours = _timed(engine.fit, task, shortened) / shortened.epochs / task.models
-        pairs.append((_loop_seconds(kind, depth, width, dtype, index), ours))
-    sizes = (width, 3) if kind == HEADS else (4, *[width] * depth, 3)
-    least = limit.seconds(*roofline.work_of_an_epoch(sizes, task.inputs.shape[1]))
+        ours = _timed(engine.fit, task, recipe) / recipe.epochs / task.models
+        pairs.append((work.loop_seconds(index), ours))
     ours = statistics.median(own for _, own in pairs)
     return Measurement(
-        work=kind,
-        size=f"depth {depth}, width {width}",
+        work=work.name,
+        size=work.size,
         engine=name,
         dtype=label,
         loop_seconds=statistics.median(one for one, _ in pairs),
         seconds=ours,
         ratio=statistics.median(one / own for one, own in pairs),
-        share=least / ours,
+        share=limit.seconds(work.flops, work.exponentials) / ours,
     )
 
 
@@ -108,6 +121,26 @@ def _epochs_for(run: Callable[[int], object]) -> int:
         epochs *= 2
         seconds = _timed(run, epochs)
     return max(8, int(epochs * ENGINE_SECONDS / seconds))
+
+
+def plain_works(depth: int, width: int, dtype: torch.dtype) -> list[Work]:
+    """Return the three works of plain networks of one size."""
+    works = []
+    for kind, task in _tasks(depth, width, dtype).items():
+        sizes = (width, 3) if kind == HEADS else (4, *[width] * depth, 3)
+        flops, exponentials = roofline.work_of_an_epoch(sizes, task.inputs.shape[1])
+        works.append(
+            Work(
+                name=kind,
+                size=f"depth {depth}, width {width}",
+                task=task,
+                recipe=SHORTENED.get(kind),
+                loop_seconds=partial(_loop_seconds, kind, depth, width, dtype),
+                flops=flops,
+                exponentials=exponentials,
+            )
+        )
+    return works
 
 
 def _tasks(depth: int, width: int, dtype: torch.dtype) -> dict[str, Task]:

@@ -24,7 +24,7 @@ MARGIN = 1.3  # inches of height for the legend and the caption
 PADDING = 0.07  # inches around each panel and along the edge
 TEXT, SMALL_TEXT = 9, 8  # points
 CAPTION_COLUMNS = 138  # characters of 9 point text that fit into 10 inches
-TITLE_COLUMNS = 130  # the same in bold, shared by the panels of a row
+TITLE_COLUMNS = 104  # the same in bold, shared by the panels of a row, which axes make narrower
 
 # Colours of Okabe & Ito (2008), Color Universal Design: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"

@@ -117,7 +117,7 @@ def cross_entropy(logits: Any, labels: Any, largest: Any, total: Any, out: Any) 
     """
     zero = out.dtype.type(0.0)
     for j in range(out.size):
-        out[j] = logarithm(total[j])
+        out[j] = logarithm(total[j]) + (total[j] - total[j])  # which is 0, or nan if that is nan
     for c in range(labels.shape[0]):
         row, label = logits[c], labels[c]
         for j in range(out.size):

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
+from numba import njit
+
 from ifcheck.engines.compiled import notice
 
 
@@ -17,8 +19,8 @@ class Models(NamedTuple):
 
 
 def test_each_compilation_is_told_once_with_its_type(monkeypatch, caplog):
-    engine = numba.njit(lambda architecture, rows, models: models.parameters.size)
-    other = numba.njit(lambda x: x + 1)
+    engine = njit(lambda architecture, rows, models: models.parameters.size)
+    other = njit(lambda x: x + 1)
     monkeypatch.setattr(notice, "advance", engine)
     with caplog.at_level(logging.INFO, logger="ifcheck"):
         for _ in range(2):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifcheck.config import InfluenceConfig
+from ifcheck.config import InfluenceConfig, Normalisation
 from ifcheck.curvature.local import LocalModel
 from ifcheck.objective import Objective
 from ifcheck.registry import Registry
@@ -22,7 +22,9 @@ class Estimator:
     hessian: str  # "objective": with the regulariser; "data": without
     damping: float  # added to the diagonal, in nats per squared parameter
     solver: str
-    normalisation: str  # "n-1": the mean of the rest is retrained; "n": the denominator stays
+    normalisation: (
+        Normalisation  # "n-1": the mean of the rest is retrained; "n": the denominator stays
+    )
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator")
@@ -37,7 +39,7 @@ class ObjectiveEstimator(Estimator):
     hessian: str = "objective"
     damping: float = 0.0
     solver: str = "exact"
-    normalisation: str = "n-1"
+    normalisation: Normalisation = "n-1"
 
 
 @ESTIMATORS.register("paper")
@@ -49,7 +51,7 @@ class PaperEstimator(Estimator):
     hessian: str = "data"
     damping: float = 0.01
     solver: str = "exact"
-    normalisation: str = "n"
+    normalisation: Normalisation = "n"
 
 
 @ESTIMATORS.register("authors")
@@ -61,7 +63,7 @@ class AuthorsEstimator(Estimator):
     hessian: str = "data"
     damping: float = 0.0
     solver: str = "exact"
-    normalisation: str = "n"
+    normalisation: Normalisation = "n"
 
 
 @ESTIMATORS.register("authors-bnn")
@@ -73,7 +75,7 @@ class AuthorsBayesianEstimator(Estimator):
     hessian: str = "data"
     damping: float = 0.001
     solver: str = "exact"
-    normalisation: str = "n"
+    normalisation: Normalisation = "n"
 
 
 def resolve_estimator(config: InfluenceConfig) -> Estimator:

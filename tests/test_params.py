@@ -135,7 +135,7 @@ def test_positions_of_a_scalar_parameter():
 
 @pytest.mark.parametrize("selection", ["", "body", "layer", "layer:", "layers:head", "Head"])
 def test_a_selection_of_another_form_is_refused(selection):
-    with pytest.raises(UnusableInput, match="expected head, all or layer:NAME") as error:
+    with pytest.raises(UnusableInput, match="expected head, head-mean, all or layer:NAME") as error:
         LAYOUT.positions(selection)
     assert f"got {selection!r}" in error.value.message
     assert error.value.remedy == "For example: --params layer:head.weight"

@@ -20,7 +20,7 @@ from ifcheck.config.sections import (
     StudyConfig,
     TrainConfig,
 )
-from ifcheck.config.values import Choice, parse_integers
+from ifcheck.config.values import Choice, Normalisation, parse_integers
 
 __all__ = [
     "Choice",
@@ -29,6 +29,7 @@ __all__ = [
     "EigenConfig",
     "EvaluateConfig",
     "InfluenceConfig",
+    "Normalisation",
     "RetrainConfig",
     "RunConfig",
     "StudyConfig",

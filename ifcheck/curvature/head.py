@@ -93,9 +93,9 @@ def weighted_outer(curvature: Tensor, left: Tensor, right: Tensor) -> Tensor:
     classes = curvature.shape[-1]
     products = outer(left, right).flatten(-2)
     blocks = curvature.flatten(-2).mT @ products
-    return blocks.unflatten(-1, (left.shape[-1], right.shape[-1])).unflatten(
-        -3, (classes, classes)
-    )
+    shapes = blocks.unflatten(-1, (left.shape[-1], right.shape[-1]))
+    separate: Tensor = shapes.unflatten(-3, (classes, classes))
+    return separate
 
 
 def as_matrix(blocks: Tensor, order: Tensor) -> Tensor:

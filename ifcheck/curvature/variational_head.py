@@ -105,7 +105,8 @@ class VariationalHeadLoss:
         losses = self.objective.per_example_loss(
             outputs.flatten(0, -3), targets.expand(leading).flatten()
         )
-        return losses.unflatten(0, leading)
+        shaped: Tensor = losses.unflatten(0, leading)
+        return shaped
 
     def _slopes(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the derivative of each row's loss in its outputs, of their shape."""

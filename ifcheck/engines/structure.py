@@ -75,11 +75,11 @@ def _of_variational(network: VariationalNetwork) -> Structure | None:
     """Return the structure if linear layers and one kind of activation alternate."""
     layers, activations = list(network.body)[::2], list(network.body)[1::2]
     kinds = {type(layer) for layer in activations}
-    linear = all(type(layer) is moments.Linear for layer in layers)
-    if not linear or len(layers) != len(activations) or len(kinds) != 1:
+    linear = [layer for layer in layers if isinstance(layer, moments.Linear)]
+    if len(linear) != len(layers) or len(layers) != len(activations) or len(kinds) != 1:
         return None
     activation = ACTIVATIONS.get(kinds.pop())
     if activation is None:
         return None
-    sizes = [layer.in_features for layer in (*layers, network.head)]
+    sizes = [layer.in_features for layer in (*linear, network.head)]
     return Structure((*sizes, network.head.out_features), activation, bayesian=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ifcheck.config import Normalisation
 from ifcheck.objective.weights import weighted_mean
 
 
@@ -34,7 +35,7 @@ class Objective:
         """Whether there is a regulariser, so that the objective has a finite optimum."""
         return self.weight_decay > 0
 
-    def normalisation(self, asked: str) -> str:
+    def normalisation(self, asked: Normalisation) -> Normalisation:
         """Return what the mean over the rest runs over on removal: what was asked for."""
         return asked
 

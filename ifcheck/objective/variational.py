@@ -1,4 +1,4 @@
-"""The objective of a Bayesian network: a Gaussian likelihood of the softmax, and a KL divergence."""
+"""The objective of a Bayesian network: a Gaussian likelihood and a KL divergence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ifcheck.config import Normalisation
 from ifcheck.models.moments import Moments, softmax, softplus
 from ifcheck.objective.cross_entropy import Objective
 
@@ -61,7 +62,7 @@ class VariationalObjective(Objective):
     def regularised(self) -> bool:
         return self.kl_weight > 0
 
-    def normalisation(self, asked: str) -> str:
+    def normalisation(self, asked: Normalisation) -> Normalisation:
         """Return "n": both give the same minimum, and this one by the plainer formula."""
         return "n"
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from ifcheck.config import Normalisation
 from ifcheck.engines import Progress, Recipe, silent
 from ifcheck.models import Network
 from ifcheck.objective import Objective, weights_without
@@ -29,7 +30,7 @@ class RemovalProblem:
     recipe: Recipe
     engine: str  # by name; "auto": the first one that can train what moves
     params: str  # "head" or "all": what retraining moves
-    normalisation: str  # "n-1" or "n"
+    normalisation: Normalisation
     removed: Tensor  # (S, K) positions of the removed training rows
     train: tuple[Tensor, Tensor]  # inputs (N, ...), targets (N,)
     test: tuple[Tensor, Tensor]  # inputs (T, ...), targets (T,)

@@ -154,9 +154,7 @@ def refusal(networks: Sequence[Network], train: tuple[Tensor, Tensor]) -> str:
     )
 
 
-def polish_head(
-    network: Network, objective: Objective, train: tuple[Tensor, Tensor]
-) -> Optimum:
+def polish_head(network: Network, objective: Objective, train: tuple[Tensor, Tensor]) -> Optimum:
     """Return the optimum of the head of a float64 network on all its training rows."""
     weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)[None]
     problem, flat = HeadProblem.of(network, objective, train, weights)

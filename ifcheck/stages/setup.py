@@ -116,9 +116,9 @@ def make_setup(config: Config) -> Setup:
     SOLVERS.create(estimator.solver)
     TRUTHS.create(config.retrain.truth)
     SPECTRA.create(config.eigen.method)
-    normalisation = variant.objective(rows=1).normalisation  # what a variant makes of an option
+    objective = variant.objective(rows=1)  # says what the variant makes of a normalisation
     estimator = dataclasses.replace(
-        estimator, normalisation=normalisation(estimator.normalisation)
+        estimator, normalisation=objective.normalisation(estimator.normalisation)
     )
     resolved = dataclasses.replace(
         config,
@@ -126,7 +126,7 @@ def make_setup(config: Config) -> Setup:
         variant=_spelled_out(config.variant, VARIANTS),
         influence=dataclasses.replace(config.influence, **dataclasses.asdict(estimator)),
         retrain=dataclasses.replace(
-            config.retrain, normalisation=normalisation(config.retrain.normalisation)
+            config.retrain, normalisation=objective.normalisation(config.retrain.normalisation)
         ),
     )
     if config.run.engine != "auto":

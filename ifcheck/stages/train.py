@@ -231,7 +231,9 @@ def _measure(setup: Setup, split: Split, networks: list[Network]) -> dict[str, A
             )
             for name, (x, y) in tensors.items()
         }
-        log_probability = [objective.negative_log_probability(n(test[0]), test[1]) for n in networks]
+        log_probability = [
+            objective.negative_log_probability(n(test[0]), test[1]) for n in networks
+        ]
     values = {
         "train_loss": assessment.probe_losses[:, :rows],
         "test_loss": assessment.probe_losses[:, rows:],

@@ -80,7 +80,7 @@ def make_bayesian_mlp(
 
 
 def row_losses(logits: Pair, targets: Tensor, noise: float) -> Tensor:
-    """-log N(label; m, v + noise) of the softmax's moments, plus log(noise) / 2 a class, in nats."""
+    """-log N(label; m, v + noise) of the softmax's moments, less a constant, in nats."""
     mean, variance = logits
     m = functional.softmax(mean, dim=1)
     v = (m * (1 - m)) ** 2 * variance + noise

@@ -90,9 +90,7 @@ def engines() -> list[str]:
     return [*(["numba"] if find_spec("numba") else []), "torch"]
 
 
-def _line(
-    rounds: int, work: Work, name: str, label: str, limit: roofline.Roofline
-) -> Measurement:
+def _line(rounds: int, work: Work, name: str, label: str, limit: roofline.Roofline) -> Measurement:
     engine, task = ENGINES.create(name), work.task
     recipe = work.recipe or Recipe(_epochs_for(lambda n: engine.fit(task, Recipe(n))))
     engine.fit(task, replace(recipe, epochs=8))  # what is compiled and loaded once

@@ -86,7 +86,7 @@ def test_a_flag_that_contradicts_the_checkpoints_is_refused(
         ("--estimator", "papre", "unknown estimator 'papre'"),
         ("--solver", "exatc", "unknown solver 'exatc'"),
         ("--params", "layer:haed", "unknown layer 'haed'"),
-        ("--params", "some", "expected head, all or layer:NAME"),
+        ("--params", "some", "expected head, head-mean, all or layer:NAME"),
         ("--hessian", "full", "influence.hessian is 'full'"),
         ("--damping", "-1", "influence.damping is -1"),
         ("--normalisation", "n-2", "influence.normalisation is 'n-2'"),

@@ -178,5 +178,5 @@ def test_unknown_layer_is_named(tanh):
 
 @pytest.mark.parametrize("selection", ["", "body.0", "layer:", "everything"])
 def test_unreadable_selection_is_refused(tanh, selection):
-    with pytest.raises(UnusableInput, match="expected head, all or layer:NAME"):
+    with pytest.raises(UnusableInput, match="expected head, head-mean, all or layer:NAME"):
         tanh.model(selection)

@@ -63,7 +63,9 @@ def problem(request):
 def test_losses_are_those_of_the_oracle(problem):
     flat, features, targets, _ = problem.tensors()
     expected = problem.solved_by(lambda t, h, y, a: oracles.softmax_loss(t, h, y, CLASSES))
-    assert_allclose(head.SoftmaxHeadLoss(CLASSES).losses(flat, features, targets), expected, rtol=1e-13)
+    assert_allclose(
+        head.SoftmaxHeadLoss(CLASSES).losses(flat, features, targets), expected, rtol=1e-13
+    )
 
 
 def test_row_gradients_are_those_of_the_oracle(problem):
@@ -84,7 +86,7 @@ def test_mean_gradient_is_that_of_the_oracle(problem):
 
 
 def test_hessian_is_that_of_the_oracle(problem):
-    flat, features, _, weights = problem.tensors()
+    flat, features, targets, weights = problem.tensors()
     matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights)
     expected = problem.solved_by(lambda *p: oracles.head_hessian(*p, weight_decay=0))
     assert_allclose(matrix, expected, rtol=1e-12, atol=1e-15)
@@ -113,7 +115,9 @@ def test_flat_parameters_stand_in_the_order_of_torch():
     layer = nn.Linear(FEATURES, CLASSES, dtype=torch.float64)
     flat = nn.utils.parameters_to_vector(layer.parameters())
     features = torch.from_numpy(make_problem().features)
-    torch.testing.assert_close(head.SoftmaxHeadLoss(CLASSES).logits(flat, features), layer(features))
+    torch.testing.assert_close(
+        head.SoftmaxHeadLoss(CLASSES).logits(flat, features), layer(features)
+    )
 
 
 def test_matrix_has_a_row_for_each_class_with_the_bias_last():
@@ -127,7 +131,7 @@ def test_matrix_has_a_row_for_each_class_with_the_bias_last():
 
 
 def test_null_space_is_the_same_vector_added_to_every_class():
-    flat, features, _, weights = make_problem().tensors()
+    flat, features, targets, weights = make_problem().tensors()
     matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights)
     for feature in range(FEATURES):
         shift = torch.zeros(PARAMETERS, dtype=torch.float64)
@@ -146,7 +150,9 @@ def test_one_row_curves_one_direction_fewer_than_there_are_classes():
     theta, row = flat.numpy(), features[3].numpy()
     assert_allclose(matrix, weights[3].item() * oracles.row_hessian(theta, row), rtol=1e-12)
     assert np.linalg.matrix_rank(matrix, hermitian=True) == CLASSES - 1
-    gradient = head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features[one], targets[one], weights[one])
+    gradient = head.SoftmaxHeadLoss(CLASSES).mean_gradient(
+        flat, features[one], targets[one], weights[one]
+    )
     expected = weights[3].item() * oracles.row_gradient(theta, row, targets[3].item())
     assert_allclose(gradient, expected, rtol=1e-12)
 
@@ -181,7 +187,9 @@ def test_row_of_weight_zero_leaves_no_trace():
     assert kept.sum() == ROWS - 1
     torch.testing.assert_close(
         head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features, targets, weights),
-        head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features[kept], targets[kept], weights[kept]),
+        head.SoftmaxHeadLoss(CLASSES).mean_gradient(
+            flat, features[kept], targets[kept], weights[kept]
+        ),
     )
     torch.testing.assert_close(
         head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights),
@@ -199,6 +207,8 @@ def test_duplicate_row_counts_twice():
         head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, doubled),
     )
     torch.testing.assert_close(
-        head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features[twice], targets[twice], weights[twice]),
+        head.SoftmaxHeadLoss(CLASSES).mean_gradient(
+            flat, features[twice], targets[twice], weights[twice]
+        ),
         head.SoftmaxHeadLoss(CLASSES).mean_gradient(flat, features, targets, doubled),
     )

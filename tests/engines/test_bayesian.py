@@ -106,7 +106,7 @@ def test_gradients_by_hand_are_autograd_s(iris, activation, depth, kind):
 
 def test_loss_and_gradient_of_a_head_are_differences_of_a_plain_objective(iris):
     task = head_task(networks(2, 1, 3, rho=-1.0), iris)
-    losses, gradient = VariationalKernel(pad_rows(task)).differentiate()
+    losses, _ = VariationalKernel(pad_rows(task)).differentiate()
     features, targets = task.inputs[1].numpy(), task.targets.numpy()
     weights, start = task.weights[3].numpy(), task.parameters[3].numpy()
 
@@ -195,7 +195,9 @@ def test_fine_tuned_heads_are_the_loop_s(iris, descent):
 @pytest.mark.parametrize("kind", ["network", "head"])
 def test_every_engine_does_what_vmap_does(iris, engine, averaging, kind):
     started = networks(2, 2, 4, "selu")
-    task = network_task(started, iris, REMOVED[:2]) if kind == "network" else head_task(started, iris)
+    task = (
+        network_task(started, iris, REMOVED[:2]) if kind == "network" else head_task(started, iris)
+    )
     plain = Recipe(60, learning_rate=0.05, patience=1, factor=0.5, record_every=7)
     recipe = averaged(plain) if averaging else plain
     fit, expected = engine.fit(task, recipe), VmapEngine().fit(task, recipe)

@@ -96,7 +96,9 @@ def test_a_confidently_wrong_row_s_loss_saturates():
 
 
 def test_predictions_follow_the_means():
-    outputs = torch.tensor([[[0.0, 1.0, -1.0], [9.0, 0.0, 0.0]], [[3.0, 1.0, 2.0], [0.0, 9.0, 0.0]]])
+    outputs = torch.tensor(
+        [[[0.0, 1.0, -1.0], [9.0, 0.0, 0.0]], [[3.0, 1.0, 2.0], [0.0, 9.0, 0.0]]]
+    )
     assert VariationalObjective().predictions(outputs).tolist() == [1, 0]
     assert Objective().predictions(outputs[:, 0]).tolist() == [1, 0]
 

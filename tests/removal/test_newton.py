@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-
 from scipy.optimize import minimize
 
 from ifcheck.curvature.head import SoftmaxHeadLoss

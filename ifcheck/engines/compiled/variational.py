@@ -132,7 +132,10 @@ def descend(
     layers = sizes.size - 1
     classes = sizes[-1]
     logits, spreads = work.values[-1, :classes], work.spreads[-1, classes : 2 * classes]
-    delta, spread_delta = work.of_values[layers % 2, :classes], work.of_spreads[layers % 2, :classes]
+    delta, spread_delta = (
+        work.of_values[layers % 2, :classes],
+        work.of_spreads[layers % 2, :classes],
+    )
     labels, weights = rows.labels, rows.weights[model]
     parameters, mean, square = models.parameters[model], models.mean[model], models.square[model]
     means, rho = parameters[:half], parameters[half : 2 * half]

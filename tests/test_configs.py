@@ -21,6 +21,7 @@ TINY = (
     "evaluate.bootstrap_samples=0",
     "data.test_points=ids:83",
 )
+PLAIN = ("none", "swa", "l2", "l2-swa")
 SIZES = {(depth, 5) for depth in range(1, 9)} | {(1, w) for w in (5, 8, 14, 20, 30, 40, 50)}
 
 
@@ -34,7 +35,7 @@ def test_a_configuration_runs_through_at_tiny_size(file, tmp_path, monkeypatch):
     config = load_config(file, assignments=TINY)
     with loop.one_thread():
         study = fragility(config, tmp_path / "study")
-    variants = config.study.variants or ("none", "swa", "l2", "l2-swa")
+    variants = config.study.variants or (*PLAIN, "bnn")
     pairs = [
         (variant, estimator, *((truth + ":head").split(":")[:2]))
         for variant in variants
@@ -61,13 +62,16 @@ def test_a_configuration_begins_with_what_it_is(file):
     assert file.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("name", ["iris", "iris-authors"])
-def test_the_iris_studies_have_fourteen_sizes_of_four_variants(name):
+@pytest.mark.parametrize(
+    ("name", "variants"),
+    [("iris", (*PLAIN, "bnn")), ("iris-authors", PLAIN), ("iris-authors-bnn", ("bnn",))],
+)
+def test_the_iris_studies_have_fourteen_sizes_of_each_variant(name, variants):
     cells = cells_of(load_config(FOLDER / f"{name}.yaml"))
     found = [(c.options["depth"], c.options["width"], c.config.variant.name) for c in cells]
     assert len(SIZES) == 14
-    assert set(found) == {(*size, v) for size in SIZES for v in ("none", "swa", "l2", "l2-swa")}
-    assert len(found) == 56
+    assert set(found) == {(*size, v) for size in SIZES for v in variants}
+    assert len(found) == 14 * len(variants)
 
 
 def test_the_papers_study_is_that_of_its_text():
@@ -84,4 +88,12 @@ def test_the_authors_study_is_that_of_their_released_files():
     assert config.retrain.removals == "top-loss:25"
     assert config.retrain.swa_restart == "live"
     assert config.study.estimators == ("authors",)
+    assert config.study.truths == ("warm:all",)
+
+
+def test_the_authors_bayesian_study_is_as_far_as_it_can_be_run_theirs():
+    config = load_config(FOLDER / "iris-authors-bnn.yaml")
+    assert config.network.options == {"activation": "tanh"}
+    assert config.variant.options == {"rho": 0.0, "rho_spread": 5.0}
+    assert config.retrain.removals == "top-loss:25"
     assert config.study.truths == ("warm:all",)

@@ -44,7 +44,7 @@ class VariationalObjective(Objective):
     in nats and without -log noise, a constant that would make the loss negative: a relative
     plateau threshold then counts a constant loss as an improvement, and the rate never falls.
     The first is -log N(y; m, v + noise), the second -E log N(y; softmax, noise), the data term of
-    the strict bound. Epifano et al., eq. 5, is no bound as printed: METHOD of the README.
+    the strict bound. Epifano et al., eq. 5, is no bound as printed: the README says more.
 
     If a row is removed its weight becomes zero, and all else stays: with the mean over the rest
     *and* KL / (rows - 1), the minimum is the same.

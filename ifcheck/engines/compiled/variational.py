@@ -113,6 +113,70 @@ def finish_gradient(means: Any, work: Workspace, kl_share: float) -> None:
         work.gradient[half + k] = of_variance * work.slopes[k]
 
 
+@njit(inline="always", **_options)
+def evaluate(
+    architecture: Architecture,
+    bayes: Bayes,
+    means: Any,
+    rho: Any,
+    labels: Any,
+    weights: Any,
+    work: Workspace,
+) -> None:
+    """Propagate moments, and set the derivatives of the weighted losses in those of the logits."""
+    sizes, starts, activation = architecture
+    layers, classes = sizes.size - 1, sizes[-1]
+    spread(rho, work.variances, work.slopes)
+    forward_moments(
+        sizes,
+        starts,
+        activation,
+        bayes.certain,
+        means,
+        work.variances,
+        work.values,
+        work.spreads,
+        work.paired,
+    )
+    likelihood_backward(
+        work.values[-1, :classes],
+        work.spreads[-1, classes : 2 * classes],
+        labels,
+        weights,
+        bayes.noise,
+        work.of_values[layers % 2, :classes],
+        work.of_spreads[layers % 2, :classes],
+        work.noisy,
+        work.residual,
+        work.total,
+    )
+
+
+@njit(inline="always", **_options)
+def differentiate(architecture: Architecture, bayes: Bayes, means: Any, work: Workspace) -> None:
+    """Set the gradient of the objective in means and rho, after `evaluate`."""
+    sizes, starts, activation = architecture
+    half = bayes.half
+    backward_moments(
+        sizes,
+        starts,
+        activation,
+        bayes.certain,
+        means,
+        work.variances,
+        work.values,
+        work.spreads,
+        work.of_values,
+        work.of_spreads,
+        work.paired,
+        work.turned,
+        work.zeros,
+        work.gradient[:half],
+        work.gradient[half : 2 * half],
+    )
+    finish_gradient(means, work, bayes.kl_share)
+
+
 @njit(**_options)
 def descend(
     architecture: Architecture,
@@ -127,15 +191,7 @@ def descend(
     model: int,
 ) -> None:
     """Run one model through a block of epochs, in place; its inputs stand in `work`."""
-    sizes, starts, activation = architecture
     half, noise = bayes.half, bayes.noise
-    layers = sizes.size - 1
-    classes = sizes[-1]
-    logits, spreads = work.values[-1, :classes], work.spreads[-1, classes : 2 * classes]
-    delta, spread_delta = (
-        work.of_values[layers % 2, :classes],
-        work.of_spreads[layers % 2, :classes],
-    )
     labels, weights = rows.labels, rows.weights[model]
     parameters, mean, square = models.parameters[model], models.mean[model], models.square[model]
     means, rho = parameters[:half], parameters[half : 2 * half]
@@ -145,30 +201,7 @@ def descend(
         averaging, listening, recorded, standing = attention(schedule, settings, epoch)
         if standing and not recorded:
             continue
-        spread(rho, work.variances, work.slopes)
-        forward_moments(
-            sizes,
-            starts,
-            activation,
-            bayes.certain,
-            means,
-            work.variances,
-            work.values,
-            work.spreads,
-            work.paired,
-        )
-        likelihood_backward(
-            logits,
-            spreads,
-            labels,
-            weights,
-            noise,
-            delta,
-            spread_delta,
-            work.noisy,
-            work.residual,
-            work.total,
-        )
+        evaluate(architecture, bayes, means, rho, labels, weights, work)
         loss = 0.0
         if listening or recorded:
             likelihood(work.noisy, work.residual, noise, examples)
@@ -178,24 +211,7 @@ def descend(
             losses[epoch // settings.record_every] = loss
         if standing or settings.frozen:
             continue
-        backward_moments(
-            sizes,
-            starts,
-            activation,
-            bayes.certain,
-            means,
-            work.variances,
-            work.values,
-            work.spreads,
-            work.of_values,
-            work.of_spreads,
-            work.paired,
-            work.turned,
-            work.zeros,
-            work.gradient[:half],
-            work.gradient[half : 2 * half],
-        )
-        finish_gradient(means, work, bayes.kl_share)
+        differentiate(architecture, bayes, means, work)
         move(
             parameters,
             mean,

@@ -148,7 +148,7 @@ def test_every_option_in_the_text_exists(group):
 
 
 def test_the_table_of_estimators_says_what_they_are():
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README, flags=re.M))
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", README, flags=re.M))
     for name in ESTIMATORS:
         config = load_config(None, {"influence.estimator": name}).influence
         estimator = resolve_estimator(config)

@@ -22,6 +22,7 @@ ARRAYS = {
         "test_ids": "ST",
         "train_loss": "SN",
         "test_loss": "ST",
+        "test_negative_log_probability": "ST",
         "train_accuracy": "S",
         "test_accuracy": "S",
         "grad_norm": "S",

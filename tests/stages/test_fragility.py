@@ -690,7 +690,13 @@ def test_removals_by_score_are_the_first_estimators_and_the_same_for_every_truth
 def test_all_variants_are_studied_where_none_is_named(tiny, tmp_path, no_pictures):
     flags = {"train.seeds": 2, "study.estimators": "objective", "study.truths": "warm"}
     found = fragility(tiny(flags), tmp_path / "study")
-    assert [row["variant"] for row in found.summaries] == ["none", "swa", "l2", "l2-swa"]
+    assert [row["variant"] for row in found.summaries] == [
+        "none",
+        "swa",
+        "l2",
+        "l2-swa",
+        "bnn",
+    ]
     assert {(row["depth"], row["width"]) for row in found.summaries} == {(1, 5)}
 
 

@@ -58,6 +58,7 @@ def test_arrays_have_the_documented_names_and_shapes(truth, retrained, load_npz)
         "converged": (4, 4),
         "grad_norm": (4, 4),
         "null_grad_norm": (4,),
+        **({"positive_definite": (4, 4)} if truth == "newton" else {}),
     }
     assert arrays["loss_after"].dtype == np.float64
     assert arrays["converged"].dtype == np.bool_

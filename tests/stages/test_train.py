@@ -45,6 +45,7 @@ def test_arrays_have_the_documented_names_and_shapes(runs, load_npz, train_ids):
         "test_ids": (4, 2),
         "train_loss": (4, 148),
         "test_loss": (4, 2),
+        "test_negative_log_probability": (4, 2),
         "train_accuracy": (4,),
         "test_accuracy": (4,),
         "grad_norm": (4,),
@@ -56,6 +57,8 @@ def test_arrays_have_the_documented_names_and_shapes(runs, load_npz, train_ids):
     assert np.array_equal(arrays["train_ids"], train_ids)
     assert arrays["test_ids"].tolist() == [[83, 106]] * 4
     assert arrays["train_loss"].dtype == np.float64
+    beside = arrays["test_negative_log_probability"]  # the loss of a plain network is the same
+    np.testing.assert_allclose(beside, arrays["test_loss"], rtol=1e-12)
 
 
 def test_meta_names_the_checkpoints_by_their_sha_256(runs, checkpoints_of, assert_provenance):

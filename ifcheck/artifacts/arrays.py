@@ -57,6 +57,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "grad_norm": "SK",
         "null_grad_norm": "S",
         "positive_definite": "SK?",
+        "null_positive_definite": "S?",
         "trajectory_epoch": "E?",
         "trajectory": "STKE?",
     },

@@ -42,7 +42,8 @@ class Recipe:
     """Full-batch Adam with coupled weight decay and a plateau schedule for each model.
 
     `patience`, `factor` and `threshold` have the meaning of
-    `torch.optim.lr_scheduler.ReduceLROnPlateau`, which watches the weighted data loss.
+    `torch.optim.lr_scheduler.ReduceLROnPlateau`, which watches the weighted data loss, and with it
+    a regulariser that the optimiser does not add by itself (the KL divergence).
     `record_every` asks for losses every so many epochs, at epoch 0 and at the end. With
     `stop_at_floor` a model stands still, moments and all, from the epoch at which its schedule
     would not lower its rate any more until averaging starts, or for good.
@@ -141,7 +142,7 @@ class Fit:
     parameters: Tensor  # (models, params) the average where there is one, else the live weights
     state: State  # where the optimiser stands
     recorded_epochs: Tensor  # (E,)
-    losses: Tensor  # (models, E) weighted data loss of the live weights before that epoch
+    losses: Tensor  # (models, E) that the schedule watches, of the live weights before that epoch
     probe_losses: Tensor | None  # (models, tests, E) loss of each probe, likewise
 
     @property

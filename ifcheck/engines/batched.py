@@ -26,7 +26,7 @@ from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
 from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
 from ifcheck.engines.padding import pad_rows
 from ifcheck.engines.pool import run_all
-from ifcheck.engines.structure import is_structured
+from ifcheck.engines.structure import is_structured, structure_of
 from ifcheck.engines.threads import torch_threads
 from ifcheck.engines.variational_kernel import VariationalKernel
 from ifcheck.models import MLP, VariationalNetwork
@@ -35,6 +35,7 @@ from ifcheck.objective import Objective
 
 CHUNK_BYTES = 4 << 20  # widest activation of a chunk: large beside the cost of an operation
 CUDA_CHUNK_BYTES = 1 << 30  # a GPU wants work to be large; about ten such buffers are alive
+MOMENTS = 3  # tensors that stand for the activations of a Bayesian layer
 PROGRESS_EVERY = 250  # epochs between two reports
 LISTEN_EVERY = 20  # epochs after which it is asked whether losses are still needed
 
@@ -240,7 +241,11 @@ def _fit_in_chunks(
 
 def _activation_bytes(task: Task) -> int:
     """Return the size of the widest activation of all models together."""
-    widest = max(p.shape[0] if p.dim() else 1 for p in task.network.parameters())
+    structure = structure_of(task.network)
+    if structure is not None and structure.bayesian:
+        widest = MOMENTS * max(structure.sizes)
+    else:
+        widest = max(p.shape[0] if p.dim() else 1 for p in task.network.parameters())
     return task.models * widest * task.inputs.shape[1] * task.parameters.element_size()
 
 

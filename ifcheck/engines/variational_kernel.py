@@ -13,7 +13,8 @@ where products without a transpose are element by element in the last two lines.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +23,9 @@ from ifcheck.engines.base import Task
 from ifcheck.engines.kernels import layer_views, one_hot, probes
 from ifcheck.engines.padding import missing
 from ifcheck.engines.structure import means_then_rho, require_structure
-from ifcheck.models.moments import SELU_ALPHA, SELU_SCALE, softplus
+from ifcheck.models.moments import SELU, Elementwise, ReLU, Tanh
 from ifcheck.objective import VariationalObjective, kl_divergence, weighted_mean
-from ifcheck.objective.variational import SMALLEST_VARIANCE
+from ifcheck.objective.variational import variance_of
 from ifcheck.params import Layout
 
 
@@ -47,7 +48,7 @@ class VariationalKernel:
         if not structure.bayesian or not isinstance(objective, VariationalObjective):
             raise TypeError(f"expected a Bayesian network, got {type(task.network).__name__}")
         self._sizes, self._packed = structure.sizes, structure.packed
-        self._activation = ACTIVATIONS[structure.activation or "tanh"]
+        self._activation, self._bend = ACTIVATIONS[structure.activation or "tanh"]
         layout = Layout.of(task.network)
         self._places = means_then_rho(layout).to(task.parameters.device)
         half = layout.size // 2
@@ -76,7 +77,7 @@ class VariationalKernel:
         return values
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
-        variances = self._variances()
+        variances = variance_of(self._rho)
         layers, mean, variance = self._forward(self._inputs, variances)
         losses, *upstream = self._output.differentiate(mean, variance)
         self._backward(layers, variances, *upstream)
@@ -84,19 +85,16 @@ class VariationalKernel:
         return losses + (self._share * kl).sum(1), self._gradient
 
     def gradient(self) -> Tensor:
-        variances = self._variances()
+        variances = variance_of(self._rho)
         layers, mean, variance = self._forward(self._inputs, variances)
         self._backward(layers, variances, *self._output.differentiate(mean, variance)[1:])
         return self._gradient
 
     def probe(self) -> Tensor:
         inputs, targets = probes(self.task)
-        _, mean, variance = self._forward(self._expand(inputs), self._variances())
+        _, mean, variance = self._forward(self._expand(inputs), variance_of(self._rho))
         labels = one_hot(targets, self._sizes[-1], mean.dtype)
         return self._output.losses(mean, variance, labels)
-
-    def _variances(self) -> Tensor:
-        return softplus(self._rho).clamp_min_(SMALLEST_VARIANCE)
 
     def _expand(self, inputs: Tensor) -> _Layer:
         """Return the inputs as (M, features, N); groups of several models share memory."""
@@ -152,7 +150,7 @@ class VariationalKernel:
                 of_spread = torch.bmm(both[index][0].mT, of_variance)
                 slope = self._activation.slope(below.mean)
                 of_mean = of_value.mul_(slope)
-                of_mean.addcmul_(of_spread, self._activation.bend(below.mean, below.variance))
+                of_mean.addcmul_(of_spread, self._bend(below.mean, below.variance))
                 of_variance = of_spread.mul_(slope.square_())
         of_kl = 0.5 * self._share[self._half :] * (1.0 - 1.0 / variances)
         self._gradient[:, : self._half].addcmul_(self._share[: self._half], self._means)
@@ -194,50 +192,21 @@ class _GaussianOutput:
         return losses, of_mean, of_spread * square * weights
 
 
-class _Activation(Protocol):
-    """An element-wise function; derivatives are found from its value a = f(z)."""
-
-    def value(self, argument: Tensor) -> Tensor:
-        """Return f(z)."""
-
-    def slope(self, value: Tensor) -> Tensor:
-        """Return f'(z), a tensor of its own."""
-
-    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
-        """Return 2 t f' f'', given the variance s = f'^2 t after the activation."""
+def _no_bend(value: Tensor, variance: Tensor) -> Tensor:
+    return torch.zeros_like(value)
 
 
-class _Selu:
-    def value(self, argument: Tensor) -> Tensor:
-        return torch.selu(argument)
-
-    def slope(self, value: Tensor) -> Tensor:
-        return torch.where(value > 0, SELU_SCALE, value + SELU_SCALE * SELU_ALPHA)
-
-    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
-        return torch.where(value > 0, 0.0, 2.0 * variance)
+def _bend_of_tanh(value: Tensor, variance: Tensor) -> Tensor:
+    return -4.0 * value * variance
 
 
-class _Tanh:
-    def value(self, argument: Tensor) -> Tensor:
-        return torch.tanh(argument)
-
-    def slope(self, value: Tensor) -> Tensor:
-        return 1.0 - value.square()
-
-    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
-        return -4.0 * value * variance
+def _bend_of_selu(value: Tensor, variance: Tensor) -> Tensor:
+    return torch.where(value > 0, 0.0, 2.0 * variance)
 
 
-class _Relu:
-    def value(self, argument: Tensor) -> Tensor:
-        return torch.relu(argument)
-
-    def slope(self, value: Tensor) -> Tensor:
-        return (value > 0).to(value.dtype)
-
-    def bend(self, value: Tensor, variance: Tensor) -> Tensor:
-        return torch.zeros_like(value)
-
-
-ACTIVATIONS: dict[str, _Activation] = {"selu": _Selu(), "tanh": _Tanh(), "relu": _Relu()}
+# Each with 2 t f' f'' as a function of the value a and of the variance s = f'^2 t after it.
+ACTIVATIONS: dict[str, tuple[type[Elementwise], Callable[[Tensor, Tensor], Tensor]]] = {
+    "selu": (SELU, _bend_of_selu),
+    "tanh": (Tanh, _bend_of_tanh),
+    "relu": (ReLU, _no_bend),
+}

@@ -119,42 +119,50 @@ class Elementwise(nn.Module):
         value = self.value(moments.mean)
         return Moments(value, self.slope(value).square() * moments.variance)
 
-    def value(self, argument: Tensor) -> Tensor:
+    @staticmethod
+    def value(argument: Tensor) -> Tensor:
         """Return f of the argument."""
-        raise NotImplementedError(f"{type(self).__name__} must define value()")
+        raise NotImplementedError("an activation must define value()")
 
-    def slope(self, value: Tensor) -> Tensor:
+    @staticmethod
+    def slope(value: Tensor) -> Tensor:
         """Return f' where f has this value."""
-        raise NotImplementedError(f"{type(self).__name__} must define slope()")
+        raise NotImplementedError("an activation must define slope()")
 
 
 class SELU(Elementwise):
     """Scaled exponential linear units."""
 
-    def value(self, argument: Tensor) -> Tensor:
+    @staticmethod
+    def value(argument: Tensor) -> Tensor:
         return functional.selu(argument)
 
-    def slope(self, value: Tensor) -> Tensor:
+    @staticmethod
+    def slope(value: Tensor) -> Tensor:
         return torch.where(value > 0, SELU_SCALE, value + SELU_SCALE * SELU_ALPHA)
 
 
 class Tanh(Elementwise):
     """The hyperbolic tangent."""
 
-    def value(self, argument: Tensor) -> Tensor:
+    @staticmethod
+    def value(argument: Tensor) -> Tensor:
         return torch.tanh(argument)
 
-    def slope(self, value: Tensor) -> Tensor:
+    @staticmethod
+    def slope(value: Tensor) -> Tensor:
         return 1.0 - value.square()
 
 
 class ReLU(Elementwise):
     """Rectified linear units; at zero the slope is zero, as torch's."""
 
-    def value(self, argument: Tensor) -> Tensor:
+    @staticmethod
+    def value(argument: Tensor) -> Tensor:
         return functional.relu(argument)
 
-    def slope(self, value: Tensor) -> Tensor:
+    @staticmethod
+    def slope(value: Tensor) -> Tensor:
         return (value > 0).to(value.dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -24,11 +24,12 @@ def kl_divergence(parameters: Tensor, is_rho: Tensor) -> Tensor:
     A mean has the term w^2 / 2; a rho, with the variance S = softplus(rho), (S - 1 - log S) / 2.
     Shapes: parameters (..., params), is_rho (params,) -> (..., params).
     """
-    variance = _variance(parameters)
+    variance = variance_of(parameters)
     return 0.5 * torch.where(is_rho, variance - 1.0 - variance.log(), parameters.square())
 
 
-def _variance(rho: Tensor) -> Tensor:
+def variance_of(rho: Tensor) -> Tensor:
+    """Return softplus(rho), bounded away from zero, so that its logarithm is finite."""
     return softplus(rho).clamp_min(SMALLEST_VARIANCE)
 
 
@@ -50,6 +51,7 @@ class VariationalObjective(Objective):
     *and* KL / (rows - 1), the minimum is the same.
     """
 
+    weight_decay: float = field(default=0.0, init=False)
     rows: int = 1  # that were trained on
     kl_weight: float = 1.0
     noise: float = 0.1
@@ -89,11 +91,11 @@ class VariationalObjective(Objective):
 
     def regulariser_gradient(self, parameters: Tensor, is_rho: Tensor) -> Tensor:
         slope = torch.sigmoid(parameters)  # of the variance
-        of_rho = 0.5 * slope * (1.0 - 1.0 / _variance(parameters))
+        of_rho = 0.5 * slope * (1.0 - 1.0 / variance_of(parameters))
         return self._share * torch.where(is_rho, of_rho, parameters)
 
     def regulariser_curvature(self, parameters: Tensor, is_rho: Tensor) -> Tensor:
-        slope, variance = torch.sigmoid(parameters), _variance(parameters)
+        slope, variance = torch.sigmoid(parameters), variance_of(parameters)
         bend = slope * (1.0 - slope)
         of_rho = 0.5 * (bend * (1.0 - 1.0 / variance) + (slope / variance).square())
         return self._share * torch.where(is_rho, of_rho, 1.0)

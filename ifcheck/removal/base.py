@@ -53,7 +53,7 @@ class Truth:
     converged: Tensor  # (S, K) bool
     gradient_norm: Tensor  # (S, K + 1) of the retraining objective at the end; null run first
     reasons: tuple[str, ...] = field(default=())  # why a removal was refused, if any was
-    positive_definite: Tensor | None = None  # (S, K) bool, of the Hessian where that is known
+    positive_definite: Tensor | None = None  # (S, K + 1) bool, of the Hessian where that is known
     engine: str = "torch"  # that did the work
     dtype: str = "float64"  # of the parameters that moved
     trajectory_epochs: Tensor | None = None  # (E,)

@@ -78,7 +78,7 @@ class Optimum:
     flat: Tensor  # (problems, P)
     gradient_norm: Tensor  # (problems,)
     converged: Tensor  # (problems,) bool
-    positive_definite: Tensor  # (problems,) bool, of the Hessian there: a minimum, and isolated
+    positive_definite: Tensor  # (problems,) bool, of the Hessian at what has converged: a minimum
     steps: int
 
 
@@ -103,8 +103,9 @@ def minimise_head(problem: HeadProblem, start: Tensor) -> Optimum:
         definite = torch.full_like(going, problem.objective.regularised)
     else:
         definite = torch.linalg.cholesky_ex(problem.hessian(flat)).info == 0
+    converged = norm <= GRADIENT_TOLERANCE
     flat = torch.where(norm.isfinite()[:, None], flat, torch.nan)
-    return Optimum(flat, norm, norm <= GRADIENT_TOLERANCE, definite, steps)
+    return Optimum(flat, norm, converged, converged & definite, steps)
 
 
 def _step(
@@ -210,7 +211,7 @@ class Newton:
             null_loss_after,
             torch.stack([s.optimum.converged[1:] for s in solved]),
             torch.stack([s.optimum.gradient_norm for s in solved]),
-            positive_definite=torch.stack([s.optimum.positive_definite[1:] for s in solved]),
+            positive_definite=torch.stack([s.optimum.positive_definite for s in solved]),
         )
 
     def _refusal(self, problem: RemovalProblem) -> str | None:

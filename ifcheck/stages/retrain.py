@@ -67,7 +67,8 @@ def retrain(
         "null_grad_norm": truth.gradient_norm[:, 0].cpu().numpy(),
     }
     if truth.positive_definite is not None:
-        arrays["positive_definite"] = truth.positive_definite.cpu().numpy()
+        arrays["positive_definite"] = truth.positive_definite[:, 1:].cpu().numpy()
+        arrays["null_positive_definite"] = truth.positive_definite[:, 0].cpu().numpy()
     if truth.trajectory is not None and truth.trajectory_epochs is not None:
         arrays["trajectory_epoch"] = truth.trajectory_epochs.numpy()
         arrays["trajectory"] = truth.trajectory.cpu().numpy()

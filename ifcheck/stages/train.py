@@ -156,10 +156,10 @@ def _polish(
         network = networks[index].double()
         optimum = polish_head(network, setup.objective, train)
         load_flat(network.head, optimum.flat[0])
-        polished[index] = optimum.converged[0]
+        polished[index] = optimum.positive_definite[0]
         progress(1)
     stuck = [setup.config.train.seeds[i] for i in (finite & ~polished).nonzero().flatten()]
-    return polished, [f"Newton did not reach the head's optimum of seed {s}" for s in stuck]
+    return polished, [f"Newton did not reach a minimum of the head of seed {s}" for s in stuck]
 
 
 def _write_checkpoints(

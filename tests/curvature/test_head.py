@@ -146,7 +146,7 @@ def test_null_space_is_the_same_vector_added_to_every_class():
 def test_one_row_curves_one_direction_fewer_than_there_are_classes():
     flat, features, targets, weights = make_problem().tensors()
     one = slice(3, 4)
-    matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[one], targets, weights[one])
+    matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[one], targets[one], weights[one])
     theta, row = flat.numpy(), features[3].numpy()
     assert_allclose(matrix, weights[3].item() * oracles.row_hessian(theta, row), rtol=1e-12)
     assert np.linalg.matrix_rank(matrix, hermitian=True) == CLASSES - 1
@@ -193,7 +193,7 @@ def test_row_of_weight_zero_leaves_no_trace():
     )
     torch.testing.assert_close(
         head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights),
-        head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[kept], targets, weights[kept]),
+        head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[kept], targets[kept], weights[kept]),
     )
 
 
@@ -203,7 +203,9 @@ def test_duplicate_row_counts_twice():
     doubled = weights.clone()
     doubled[4] *= 2
     torch.testing.assert_close(
-        head.SoftmaxHeadLoss(CLASSES).hessian(flat, features[twice], targets, weights[twice]),
+        head.SoftmaxHeadLoss(CLASSES).hessian(
+            flat, features[twice], targets[twice], weights[twice]
+        ),
         head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, doubled),
     )
     torch.testing.assert_close(

@@ -210,16 +210,46 @@ def test_every_engine_does_what_vmap_does(iris, engine, averaging, kind):
 
 @ENGINES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_a_model_s_bits_do_not_depend_on_its_company(iris, engine, dtype):
+@pytest.mark.parametrize("kind", ["network", "head"])
+def test_a_seed_s_bits_do_not_depend_on_its_company(iris, engine, dtype, kind):
     if isinstance(engine, VmapEngine):
         pytest.skip("only structured engines promise it")
-    task = network_task(networks(3, 2, 5), iris, dtype=dtype)
+    started = networks(3, 2, 5, "selu")
+    make_task = network_task if kind == "network" else head_task
+    task = make_task(started, iris, dtype=dtype)
     recipe = averaged(Recipe(40, learning_rate=0.01, patience=3, record_every=10))
-    together = engine.fit(task, recipe)
-    for model in range(3):
-        alone = engine.fit(task.part(model, model + 1), recipe)
-        assert torch.equal(alone.parameters[0], together.parameters[model])
-        assert torch.equal(alone.losses[0], together.losses[model])
+    together, size = engine.fit(task, recipe), task.models // 3
+    for seed in range(3):
+        models = slice(seed * size, (seed + 1) * size)
+        alone = engine.fit(task.part(models.start, models.stop), recipe)
+        for field in ("parameters", "live", "losses", "probe_losses"):
+            assert torch.equal(getattr(alone, field), getattr(together, field)[models]), field
+
+
+@ENGINES
+@pytest.mark.parametrize("kind", ["network", "head"])
+def test_going_on_is_as_if_it_had_never_stopped(iris, engine, kind):
+    started = networks(2, 1, 4)
+    task = network_task(started, iris, (5, 77)) if kind == "network" else head_task(started, iris)
+    plain = Recipe(40, learning_rate=0.05, patience=1, record_every=6)
+    for recipe in (plain, averaged(plain)):
+        before = engine.fit(task, replace(plain, epochs=12))
+        whole, parts = engine.fit(task, recipe), engine.fit(task, recipe, after=before)
+        for field in ("parameters", "live", "losses", "probe_losses"):
+            assert torch.equal(getattr(parts, field), getattr(whole, field)), field
+
+
+@ENGINES
+def test_a_model_stands_still_at_the_floor(iris, engine):
+    """Under a schedule that wants the loss halved in every epoch: after eight of them."""
+    task = network_task(networks(3, 1), iris)
+    falling = Recipe(30, learning_rate=0.05, patience=0, threshold=0.5, record_every=1)
+    fit = engine.fit(task, replace(falling, stop_at_floor=True))
+    moving = engine.fit(task, replace(falling, epochs=9))
+    assert (fit.learning_rate < 1e-8).all()
+    assert torch.equal(fit.live, moving.live)
+    assert (fit.losses[:, 9:] - fit.losses[:, 9:10]).abs().max() <= 1e-13
+    assert (fit.losses[:, 1] != fit.losses[:, 0]).all()
 
 
 @ENGINES

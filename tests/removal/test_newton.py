@@ -130,6 +130,7 @@ def test_mean_of_no_rows_has_no_optimum_and_spares_the_null_run(make_problem):
     truth = newton(one)
     assert truth.loss_after.isnan().all()
     assert not truth.converged.any()
+    assert not truth.positive_definite[:, 1:].any()
     keeping = newton(dataclasses.replace(one, normalisation="n"))
     torch.testing.assert_close(truth.null_loss_after, keeping.null_loss_after, rtol=0, atol=1e-8)
 
@@ -369,3 +370,17 @@ def test_polishing_a_bayesian_head(make_problem):
     objective = bayesian_objective(problem, problem.networks[0], weights)
     slope = oracles.finite_difference_gradient(objective, optimum.flat[0].numpy())
     assert np.linalg.norm(slope) < 1e-8
+
+
+def test_the_mean_over_the_rest_has_the_minimum_of_the_row_s_weight_zero(make_problem):
+    """Weights 1/n with KL/n, and 1/(n-1) with KL/(n-1): one minimum."""
+    problem = bayesian_problem(make_problem)
+    network, train = problem.networks[0], problem.train
+    rows, removed = len(train[1]), 4
+    optima = []
+    for count in (rows, rows - 1):
+        weights = torch.full((1, rows), 1 / count, dtype=torch.float64)
+        weights[0, removed] = 0
+        heads, flat = HeadProblem.of(network, VariationalObjective(rows=count), train, weights)
+        optima.append(minimise_head(heads, flat[None]).flat)
+    assert_allclose(optima[0], optima[1], rtol=0, atol=1e-8)

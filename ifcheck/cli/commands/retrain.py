@@ -97,6 +97,13 @@ def _show(session: Session, artifact: Artifact) -> None:
             "null drift": f"{median(abs(drift))} nats (median size; removing nothing)",
             "gradient norm": f"{median(artifact['grad_norm'])} (median at the end)",
             "converged": f"{artifact['converged'].mean():.0%}",
+            **_minima(artifact),
             "written": str(artifact.path),
         },
     )
+
+
+def _minima(artifact: Artifact) -> dict[str, str]:
+    """Return how many removals ended where the Hessian is positive definite, if that is known."""
+    found = artifact.arrays.get("positive_definite")
+    return {} if found is None else {"in a minimum": f"{found.mean():.0%}"}

@@ -249,7 +249,7 @@ def backward_moments(
     of the logits stands at the number of layers modulo 2, in the first half of the spreads.
     `paired` and `turned` (2 params,) are scratch, `zeros` (2 widest,) stands where no biases are.
     """
-    first = starts[0]
+    first, two = starts[0], means.dtype.type(2.0)
     for layer in range(sizes.size - 2, -1, -1):
         fan_in, fan_out, start = sizes[layer], sizes[layer + 1], starts[layer]
         biases = start + fan_in * fan_out
@@ -268,7 +268,7 @@ def backward_moments(
             if not known:
                 for k in range(fan_in):
                     place = start + o * fan_in + k
-                    of_means[place] += 2 * means[place] * paired[o * width + fan_in + k]
+                    of_means[place] += two * means[place] * paired[o * width + fan_in + k]
         if layer > 0:
             transpose(means, start, fan_out, fan_in, turned)
             affine(turned, first, zeros, first, delta, of_values[here, :fan_in])

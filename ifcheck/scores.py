@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ifcheck.config import InfluenceConfig, Normalisation
 from ifcheck.curvature.local import LocalModel
-from ifcheck.objective import Objective
 from ifcheck.registry import Registry
 from ifcheck.solvers import SOLVERS, Solution, Spectrum
 
@@ -33,7 +32,7 @@ ESTIMATORS: Registry[Estimator] = Registry("estimator")
 @ESTIMATORS.register("objective")
 @dataclass(frozen=True)
 class ObjectiveEstimator(Estimator):
-    """Hessian of what was optimised, weight decay and bias included; the default."""
+    """Hessian of what was optimised, regulariser and bias included; the default."""
 
     params: str = "head"
     hessian: str = "objective"
@@ -95,7 +94,7 @@ class Scores:
     spectrum: Spectrum
 
 
-def influence_scores(model: LocalModel, objective: Objective, estimator: Estimator) -> Scores:
+def influence_scores(model: LocalModel, estimator: Estimator) -> Scores:
     """Predict the change of each test loss if one training row is removed.
 
     Positive means that removal hurts. With g_t and g_i the gradients of a test point and of
@@ -116,7 +115,7 @@ def influence_scores(model: LocalModel, objective: Objective, estimator: Estimat
     solution = prepared.solve(model.test_gradients)
     rows = len(model.train_gradients)
     products = solution.x @ model.train_gradients.mT
-    if objective.normalisation(estimator.normalisation) == "n":
+    if estimator.normalisation == "n":
         values = products / rows
     else:
         shift = solution.x @ model.regulariser_gradient

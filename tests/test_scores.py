@@ -62,7 +62,7 @@ class Problem(NamedTuple):
     def scores(self, estimator: str = "objective", **parts) -> Scores:
         described = dataclasses.replace(ESTIMATORS.create(estimator), **parts)
         model = self.model(described.params)
-        return influence_scores(model, Objective(WEIGHT_DECAY), described)
+        return influence_scores(model, described)
 
     def gradients(self) -> tuple[np.ndarray, np.ndarray]:
         """Of the training rows and of the test points, by loops."""
@@ -321,4 +321,4 @@ def test_diverged_network_is_refused():
     model = synthetic().model()
     broken = dataclasses.replace(model, hessian=model.hessian * torch.nan)
     with pytest.raises(Diverged, match="not finite"):
-        influence_scores(broken, Objective(WEIGHT_DECAY), ESTIMATORS.create("objective"))
+        influence_scores(broken, ESTIMATORS.create("objective"))

@@ -42,8 +42,8 @@ class Recipe:
     """Full-batch Adam with coupled weight decay and a plateau schedule for each model.
 
     `patience`, `factor` and `threshold` have the meaning of
-    `torch.optim.lr_scheduler.ReduceLROnPlateau`, which watches the weighted data loss, and with it
-    a regulariser that the optimiser does not add by itself (the KL divergence).
+    `torch.optim.lr_scheduler.ReduceLROnPlateau`, which watches the weighted mean of the rows'
+    losses, and with it a regulariser that the optimiser does not add by itself (a KL divergence).
     `record_every` asks for losses every so many epochs, at epoch 0 and at the end. With
     `stop_at_floor` a model stands still, moments and all, from the epoch at which its schedule
     would not lower its rate any more until averaging starts, or for good.

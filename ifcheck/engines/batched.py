@@ -51,7 +51,7 @@ STRUCTURED: dict[type, Callable[[Task], Kernel]] = {
 @ENGINES.register("torch")
 @dataclass(frozen=True)
 class TorchEngine:
-    """Structured torch: hand-written gradients of MLPs and of linear heads."""
+    """Structured torch: hand-written gradients of MLPs and heads, Bayesian ones included."""
 
     rank: ClassVar[int] = 1
 
@@ -178,7 +178,7 @@ class Assessment:
     """Where models stand, in float64 whatever they were trained in."""
 
     probe_losses: Tensor  # (models, tests) in nats
-    gradient_norm: Tensor  # (models,) of the objective, weight decay included
+    gradient_norm: Tensor  # (models,) of the objective, its regulariser included
 
 
 def assess(task: Task, parameters: Tensor) -> Assessment:

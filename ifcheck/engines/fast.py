@@ -16,7 +16,7 @@ from ifcheck.objective import Objective
 @ENGINES.register("numba")
 @dataclass(frozen=True)
 class NumbaEngine:
-    """Compiled by numba, `pip install 'ifcheck[fast]'`: MLPs and linear heads, on the CPU."""
+    """Compiled by numba, `pip install 'ifcheck[fast]'`: the same networks, on the CPU."""
 
     rank: ClassVar[int] = 0
 

@@ -31,10 +31,10 @@ class Kernel(Protocol):
         """Return a copy of flat parameters (models, P) in the kernel's own order."""
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
-        """Return weighted data losses (models,) and their gradient, valid until the next call.
+        """Return each model's loss (models,) and its gradient, valid until the next call.
 
-        With a regulariser that the optimiser does not add, both include it. Both may be
-        overwritten by the caller.
+        The loss is the weighted mean over the rows, and a regulariser that the optimiser does
+        not add by itself. Both may be overwritten by the caller.
         """
 
     def gradient(self) -> Tensor:
@@ -106,7 +106,7 @@ class MLPKernel:
         self.task = task
         self._sizes = task.network.layer_sizes
         self._activation = ACTIVATIONS[task.network.activation]
-        self._inputs = self._expand(task.inputs)
+        self._inputs = expanded(task, task.inputs)
         self._output = _SoftmaxOutput(task, self._sizes[-1])
         self._gradient = torch.zeros_like(self.parameters)
         self._layers = layer_views(self.parameters, self._sizes)
@@ -131,14 +131,7 @@ class MLPKernel:
 
     def probe(self) -> Tensor:
         inputs, targets = probes(self.task)
-        return _losses_of_logits(self._forward(self._expand(inputs))[-1], targets)
-
-    def _expand(self, inputs: Tensor) -> Tensor:
-        """Return the inputs as (M, features, N); groups of several models share memory."""
-        columns = inputs.flatten(2).transpose(1, 2).contiguous()
-        if len(columns) == 1:
-            return columns.expand(self.task.models, -1, -1)
-        return columns.repeat_interleave(self.task.models_per_group, dim=0)
+        return _losses_of_logits(self._forward(expanded(self.task, inputs))[-1], targets)
 
     def _forward(self, inputs: Tensor) -> list[Tensor]:
         """Return the activations below each layer, and the logits last; each (M, W, N)."""
@@ -290,6 +283,17 @@ def probes(task: Task) -> tuple[Tensor, Tensor]:
     if task.probe_inputs is None or task.probe_targets is None:
         raise ValueError("the task has no probes")
     return task.probe_inputs, task.probe_targets
+
+
+def expanded(task: Task, inputs: Tensor) -> Tensor:
+    """Return each model's inputs (groups, N, ...) as (M, features, N).
+
+    Models share memory where all of them see the same inputs.
+    """
+    columns = inputs.flatten(2).transpose(1, 2).contiguous()
+    if len(columns) == 1:
+        return columns.expand(task.models, -1, -1)
+    return columns.repeat_interleave(task.models_per_group, dim=0)
 
 
 def one_hot(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ifcheck.models import MLP, VariationalNetwork, moments
@@ -63,12 +62,11 @@ def is_structured(network: nn.Module, objective: Objective) -> bool:
 
 
 def means_then_rho(layout: Layout) -> Tensor:
-    """Return where each flat parameter stands if all means come first and all rho after them."""
-    is_rho, half = layout.is_rho, layout.size // 2
-    places = torch.empty(layout.size, dtype=torch.int64)
-    places[~is_rho] = torch.arange(half)
-    places[is_rho] = torch.arange(half, layout.size)
-    return places
+    """Return where each flat parameter stands if every rho comes after all other parameters.
+
+    Those of a plain network stay where they are.
+    """
+    return layout.is_rho.int().argsort(stable=True).argsort()
 
 
 def _of_variational(network: VariationalNetwork) -> Structure | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ifcheck.engines.base import Task
-from ifcheck.engines.kernels import layer_views, one_hot, probes
+from ifcheck.engines.kernels import expanded, layer_views, one_hot, probes
 from ifcheck.engines.padding import missing
 from ifcheck.engines.structure import means_then_rho, require_structure
 from ifcheck.models.moments import SELU, Elementwise, ReLU, Tanh
@@ -50,10 +50,10 @@ class VariationalKernel:
         self._sizes, self._packed = structure.sizes, structure.packed
         self._activation, self._bend = ACTIVATIONS[structure.activation or "tanh"]
         layout = Layout.of(task.network)
-        self._places = means_then_rho(layout).to(task.parameters.device)
         half = layout.size // 2
         self._half = half + missing(half)  # of the kernel's order: whole vector registers
-        self._places[layout.is_rho] += missing(half)
+        places = means_then_rho(layout) + missing(half) * layout.is_rho
+        self._places = places.to(task.parameters.device)
         self.parameters = self.from_flat(task.parameters)
         self.task = task
         self._share = torch.zeros_like(self.parameters[0])  # of each term of the KL divergence
@@ -87,7 +87,7 @@ class VariationalKernel:
     def gradient(self) -> Tensor:
         variances = variance_of(self._rho)
         layers, mean, variance = self._forward(self._inputs, variances)
-        self._backward(layers, variances, *self._output.differentiate(mean, variance)[1:])
+        self._backward(layers, variances, *self._output.delta(mean, variance))
         return self._gradient
 
     def probe(self) -> Tensor:
@@ -97,18 +97,12 @@ class VariationalKernel:
         return self._output.losses(mean, variance, labels)
 
     def _expand(self, inputs: Tensor) -> _Layer:
-        """Return the inputs as (M, features, N); groups of several models share memory."""
+        """Return what stands below the first layer, for each model."""
         if not self._packed:
-            mean = self._columns(inputs.flatten(2))
+            mean = expanded(self.task, inputs)
             return _Layer(mean, mean.square(), None)
-        mean, variance = (self._columns(part) for part in inputs.unbind(2))
+        mean, variance = (expanded(self.task, part) for part in inputs.unbind(2))
         return _Layer(mean, mean.square() + variance, variance)
-
-    def _columns(self, inputs: Tensor) -> Tensor:
-        columns = inputs.transpose(1, 2).contiguous()
-        if len(columns) == 1:
-            return columns.expand(self.task.models, -1, -1)
-        return columns.repeat_interleave(self.task.models_per_group, dim=0)
 
     def _forward(self, inputs: _Layer, variances: Tensor) -> tuple[list[_Layer], Tensor, Tensor]:
         """Return what stands below each layer, and mean and variance of the logits."""
@@ -164,32 +158,49 @@ class _GaussianOutput:
         self._labels = one_hot(task.targets, classes, task.weights.dtype)
         self._weights = task.weights
         self._noise = noise
-        self._classes = classes
 
     def losses(self, mean: Tensor, variance: Tensor, labels: Tensor) -> Tensor:
         """Return each row's loss, (M, N), from moments of the logits (M, classes, N)."""
-        p = mean.softmax(1)
-        spread = (p * (1.0 - p)).square() * variance
-        return self._losses(spread, p - labels)
-
-    def _losses(self, spread: Tensor, residual: Tensor) -> Tensor:
-        squared = residual.square() / (spread + self._noise)
-        return 0.5 * (torch.log1p(spread / self._noise) + squared).sum(1)
+        return self._losses(_Softmax.of(mean, variance, labels))
 
     def differentiate(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return losses (M,), d loss / d mean and d loss / d variance, (M, classes, N)."""
-        weights = self._weights[:, None, :]
-        p = mean.softmax(1)
-        slope = p * (1.0 - p)
-        square = slope.square()
-        spread, residual = square * variance, p - self._labels
-        losses = weighted_mean(self._losses(spread, residual), self._weights)
-        inverse = 1.0 / (spread + self._noise)
-        ratio = residual * inverse
+        softmax = _Softmax.of(mean, variance, self._labels)
+        losses = weighted_mean(self._losses(softmax), self._weights)
+        return losses, *self._delta(softmax, variance)
+
+    def delta(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same derivatives where nobody asks for the losses."""
+        return self._delta(_Softmax.of(mean, variance, self._labels), variance)
+
+    def _losses(self, softmax: _Softmax) -> Tensor:
+        squared = softmax.residual.square() / (softmax.variance + self._noise)
+        return 0.5 * (torch.log1p(softmax.variance / self._noise) + squared).sum(1)
+
+    def _delta(self, softmax: _Softmax, variance: Tensor) -> tuple[Tensor, Tensor]:
+        weights, p, slope = self._weights[:, None, :], softmax.mean, softmax.slope
+        inverse = 1.0 / (softmax.variance + self._noise)
+        ratio = softmax.residual * inverse
         of_spread = 0.5 * (inverse - ratio.square())
         of_p = ratio + 2.0 * of_spread * slope * (1.0 - 2.0 * p) * variance
         of_mean = p * (of_p - (p * of_p).sum(1, keepdim=True)) * weights
-        return losses, of_mean, of_spread * square * weights
+        return of_mean, of_spread * slope.square() * weights
+
+
+class _Softmax(NamedTuple):
+    """Moments of the softmax of logits, each (M, classes, N)."""
+
+    mean: Tensor
+    slope: Tensor  # of the softmax in its own logit
+    variance: Tensor
+    residual: Tensor  # mean less label
+
+    @classmethod
+    def of(cls, mean: Tensor, variance: Tensor, labels: Tensor) -> _Softmax:
+        """Propagate moments of the logits; `labels` are one-hot."""
+        p = mean.softmax(1)
+        slope = p * (1.0 - p)
+        return cls(p, slope, slope.square() * variance, p - labels)
 
 
 def _no_bend(value: Tensor, variance: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What training descends: the weighted mean of a per-example loss, plus weight decay."""
+"""What plain networks descend: a weighted mean of cross-entropies, plus weight decay."""
 
 from __future__ import annotations
 

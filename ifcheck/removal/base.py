@@ -40,8 +40,7 @@ class RemovalProblem:
         """Return the row weights of the null run and of each removal. Shape: (S, K + 1, N)."""
         nothing = torch.full_like(self.removed[:, :1], -1)
         positions = torch.cat([nothing, self.removed], dim=1).unsqueeze(-1)
-        normalisation = self.objective.normalisation(self.normalisation)
-        return weights_without(len(self.train[1]), positions, normalisation)
+        return weights_without(len(self.train[1]), positions, self.normalisation)
 
 
 @dataclass(frozen=True)

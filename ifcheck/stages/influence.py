@@ -65,6 +65,6 @@ def _score(run: Run, reporter: Reporter) -> list[Scores]:
 
     def score(network: Network) -> Scores:
         model = local_model(network, objective, estimator.params, tensors["train"], tensors["test"])
-        return influence_scores(model, objective, estimator)
+        return influence_scores(model, estimator)
 
     return run_each(score, run.networks, run.elements, run.setup.device, progress)

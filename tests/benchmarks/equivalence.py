@@ -131,7 +131,7 @@ def _scores(network: Network) -> Tensor:
         (inputs, targets),
         (test_input, test_target),
     )
-    return influence_scores(model, OBJECTIVE, estimator).values[0]
+    return influence_scores(model, estimator).values[0]
 
 
 def main() -> None:

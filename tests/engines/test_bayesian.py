@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import distributions, nn
 
 from ifcheck.engines import Recipe, Task, assess
 from ifcheck.engines.batched import TorchEngine, VmapEngine
@@ -13,15 +14,16 @@ from ifcheck.engines.kernels import GenericKernel
 from ifcheck.engines.padding import pad_rows
 from ifcheck.engines.structure import Structure, is_structured, structure_of
 from ifcheck.engines.variational_kernel import VariationalKernel
-from ifcheck.models import VariationalSpec, initialise
+from ifcheck.models import Network, VariationalNetwork, VariationalSpec, initialise
 from ifcheck.models.mlp import MLPSpec
+from ifcheck.models.moments import RHO
 from ifcheck.models.variational import VariationalHead
 from ifcheck.objective import Objective, VariationalObjective, weights_without
 from ifcheck.params import Layout, stack_modules
 from ifcheck.variants import averaged
 from tests import oracles
 from tests.benchmarks import bayesian_loop, sequential_loop
-from tests.engines.conftest import CLASSES, DESCENTS, ENGINES
+from tests.engines.conftest import CLASSES, DESCENTS, ENGINES, random_weights
 
 ROWS = 149
 OBJECTIVE = VariationalObjective(rows=ROWS)
@@ -95,6 +97,8 @@ def test_which_bayesian_networks_are_known_by_heart():
 def test_gradients_by_hand_are_autograd_s(iris, activation, depth, kind):
     started = networks(3, depth, 4, activation, rho=-2.0, spread=3.0)
     task = network_task(started, iris) if kind == "network" else head_task(started, iris)
+    unequal = random_weights(task.models, ROWS, torch.Generator().manual_seed(0))
+    task = replace(task, weights=unequal)
     generic, structured = GenericKernel(task), VariationalKernel(pad_rows(task))
     losses, gradient = generic.differentiate()
     found, own = structured.differentiate()
@@ -187,6 +191,69 @@ def test_fine_tuned_heads_are_the_loop_s(iris, descent):
     torch.testing.assert_close(fit.live, heads, rtol=0, atol=1e-12)
 
 
+class Convolutional(Network):
+    """Two kinds of pooling between two convolutions, for images of 8 by 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 2, 3),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(2, 4, 2),
+            nn.SELU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(4, CLASSES)
+
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.body(inputs)
+
+
+def gaussian_divergence(network: nn.Module) -> torch.Tensor:
+    """KL of all weights and biases to N(0, 1), by torch.distributions."""
+    total = torch.zeros((), dtype=torch.float64)
+    values = dict(network.named_parameters())
+    for name, rho in values.items():
+        if name.endswith(RHO):
+            scale = nn.functional.softplus(rho).sqrt()
+            posterior = distributions.Normal(values[name.removesuffix(RHO)], scale)
+            total += distributions.kl_divergence(posterior, distributions.Normal(0.0, 1.0)).sum()
+    return total
+
+
+def test_a_convolutional_network_is_trained_as_a_loop_does():
+    """Layer by layer it is checked by sampling; here its batched gradients and its objective."""
+    generator = torch.Generator().manual_seed(0)
+    rows, epochs, removed = 12, 40, (3, 8)
+    images = torch.randn(rows, 1, 8, 8, generator=generator, dtype=torch.float64)
+    targets = torch.randint(CLASSES, (rows,), generator=generator)
+    started = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        started.append(VariationalNetwork(Convolutional().double()))
+    task = Task(
+        network=started[0],
+        objective=VariationalObjective(rows=rows),
+        parameters=stack_modules(started),
+        inputs=images[None],
+        targets=targets,
+        weights=weights_without(rows, torch.tensor(removed)[:, None], "n"),
+    )
+    fit = VmapEngine().fit(task, Recipe(epochs, learning_rate=0.01))
+    for network, row in zip(started, removed, strict=True):
+        kept = torch.arange(rows) != row
+        optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(epochs):
+            optimiser.zero_grad()
+            logits = network(images[kept]).unbind(1)
+            data = bayesian_loop.row_losses(logits, targets[kept], OBJECTIVE.noise).sum()
+            ((data + gaussian_divergence(network)) / rows).backward()
+            optimiser.step()
+    torch.testing.assert_close(fit.parameters, stack_modules(started), rtol=0, atol=1e-10)
+
+
 # --- schedules, company, types ----------------------------------------------------------------
 
 
@@ -209,12 +276,13 @@ def test_every_engine_does_what_vmap_does(iris, engine, averaging, kind):
 
 
 @ENGINES
+@ACTIVATIONS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("kind", ["network", "head"])
-def test_a_seed_s_bits_do_not_depend_on_its_company(iris, engine, dtype, kind):
+def test_a_seed_s_bits_do_not_depend_on_its_company(iris, engine, activation, dtype, kind):
     if isinstance(engine, VmapEngine):
         pytest.skip("only structured engines promise it")
-    started = networks(3, 2, 5, "selu")
+    started = networks(3, 2, 5, activation)
     make_task = network_task if kind == "network" else head_task
     task = make_task(started, iris, dtype=dtype)
     recipe = averaged(Recipe(40, learning_rate=0.01, patience=3, record_every=10))

@@ -9,6 +9,7 @@ from torch import nn
 from ifcheck.models import Network, NetworkSpec, VariationalNetwork, VariationalSpec, initialise
 from ifcheck.models.mlp import MLPSpec
 from ifcheck.models.moments import RHO, Moments, softplus
+from ifcheck.objective import VariationalObjective
 from ifcheck.params import Layout
 from tests.benchmarks import bayesian_loop as loop
 
@@ -121,6 +122,28 @@ def test_a_convolutional_network_has_a_bayesian_form(pooling):
     assert outputs.shape == (3, 2, 4)
     torch.testing.assert_close(outputs[:, 0], plain(images), rtol=1e-12, atol=1e-12)
     assert (outputs[:, 1] > 0).all()
+
+
+@pytest.mark.parametrize("pooling", [nn.AvgPool2d(2), nn.MaxPool2d(2)], ids=["average", "max"])
+def test_batches_of_unequal_size_have_the_loss_and_gradient_of_all_rows(pooling):
+    network = VariationalNetwork(Convolutional(pooling).double())
+    objective = VariationalObjective(rows=7)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(7, 1, 6, 6, generator=generator, dtype=torch.float64)
+    targets = torch.randint(4, (7,), generator=generator)
+    share = torch.full((7,), 1 / 7, dtype=torch.float64)
+    parameters = list(network.parameters())
+    loss = objective.data_loss(network(images), targets, share)
+    gradient = torch.autograd.grad(loss, parameters)
+    losses = [
+        objective.data_loss(network(rows), labels, shares)
+        for rows, labels, shares in zip(
+            images.split(3), targets.split(3), share.split(3), strict=True
+        )
+    ]
+    torch.testing.assert_close(sum(losses), loss, rtol=1e-14, atol=0)
+    for found, expected in zip(torch.autograd.grad(sum(losses), parameters), gradient, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
 class Branched(Network):

@@ -317,8 +317,8 @@ def bayesian_objective(problem: RemovalProblem, network, weights):
 
 
 def test_a_bayesian_head_s_optimum_is_scipy_s(make_problem):
-    """From the same start, by BFGS on differences of the plain objective; row weights of "n"."""
-    problem = bayesian_problem(make_problem, normalisation="n-1")
+    """From the same start, by BFGS on differences of the plain objective."""
+    problem = bayesian_problem(make_problem, normalisation="n")
     truth = newton(problem)
     assert truth.converged.all()
     assert truth.positive_definite.all()
@@ -360,6 +360,30 @@ def test_the_direction_of_negative_curvature_is_left():
     assert optimum.positive_definite.all()
     assert problem.value(optimum.flat) < problem.value(start)
     assert torch.linalg.eigvalsh(problem.hessian(optimum.flat))[0, 0] > 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_large_moments_do_not_keep_the_gradient_from_vanishing(seed):
+    """As below deep networks: differences of the objective are rounding long before the optimum."""
+    random = np.random.default_rng(seed)
+    targets = random.integers(0, CLASSES, size=149)
+    features = random.normal(size=(149, 2, 5))
+    features[:, 0] += 1e4 * np.eye(CLASSES, 5)[targets]
+    features[:, 1] = 1e6 * random.lognormal(sigma=2, size=(149, 5))
+    objective = VariationalObjective(rows=149)
+    problem = HeadProblem(
+        VariationalHeadLoss(CLASSES, objective),
+        objective,
+        torch.arange(36) >= 18,
+        torch.from_numpy(features),
+        torch.from_numpy(targets),
+        uniform_weights(149, torch.float64)[None],
+    )
+    means = torch.cat([1e-3 * torch.eye(CLASSES, 5).flatten(), torch.zeros(CLASSES)])
+    start = torch.cat([means, torch.full((18,), -15.0)])[None].double()
+    optimum = minimise_head(problem, start)
+    assert optimum.converged.all()
+    assert optimum.positive_definite.all()
 
 
 def test_polishing_a_bayesian_head(make_problem):

@@ -9,12 +9,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ifcheck.engines.compiled.functions import FAST, flush_denormals, restore_denormals
-from ifcheck.engines.compiled.layers import (
-    backward,
-    cross_entropy,
-    forward,
-    softmax_backward,
-    weighted_sum,
+from ifcheck.engines.compiled.network import (
+    differentiate,
+    enter_inputs,
+    evaluate,
+    make_workspace,
+    objective,
 )
 from ifcheck.engines.optimiser import BETA1, BETA2, EPSILON, RATE_EPSILON
 
@@ -140,88 +140,18 @@ def attention(schedule: Any, settings: Any, epoch: int) -> tuple[bool, bool, boo
 
 
 @njit(inline="always", **_options)
-def move(
-    parameters: Any,
-    mean: Any,
-    square: Any,
-    average: Any,
-    schedule: Any,
-    gradient: Any,
-    settings: Settings,
-    block: Block,
-    model: int,
-    index: int,
-    loss: float,
-    averaging: bool,
-    listening: bool,
-) -> None:
-    """Take one step, let the parameters enter the average, and set the next rate."""
-    rate = block.rates[model, index] if block.rates.shape[1] else schedule[RATE]
-    step, root = rate / block.corrections[index, 0], block.corrections[index, 1]
-    adam(parameters, gradient, mean, square, settings.weight_decay, step, root)
-    if averaging:
-        enter_average(average, parameters, schedule)
-        before, after = block.annealed[index, 0], block.annealed[index, 1]
-        anneal(schedule, before, after, settings.averaging_rate)
-    elif listening:
-        plateau(schedule, loss, settings)
-
-
-class Architecture(NamedTuple):
-    """The network that all models share."""
-
-    sizes: NDArray[np.int64]  # (layers + 1,) units of every layer, input and output included
-    starts: NDArray[np.int64]  # (layers,) where each layer's parameters start
-    activation: int
-
-
-class Workspace(NamedTuple):
-    """Memory of one thread, of one model at a time; small enough to stay in its cache."""
-
-    activations: NDArray[Any]  # (layers + 1, widest, rows)
-    deltas: NDArray[Any]  # (layers + 1, widest, rows) d loss / d activation
-    largest: NDArray[Any]  # (rows,) logit
-    total: NDArray[Any]  # (rows,) sum of exp(logit - largest)
-    gradient: NDArray[Any]  # (params,)
-    turned: NDArray[Any]  # (params,) a layer's transpose
-    zeros: NDArray[Any]  # (widest,)
-
-
-@njit(**_options)
-def make_workspace(sizes: Any, rows: int, parameters: Any) -> Workspace:
-    """Return memory for models of these sizes and of the type of `parameters` (models, params)."""
-    layers, count, like = sizes.size - 1, parameters.shape[1], parameters.dtype
-    widest = 0
-    for width in sizes:
-        widest = max(widest, width)
-    # Numba compiles np.empty at once; np.zeros and slice assignments cost a second each.
-    activations = np.empty((layers + 1, widest, rows), like)
-    deltas = np.empty((layers + 1, widest, rows), like)
-    largest, total = np.empty(rows, like), np.empty(rows, like)
-    gradient, turned, zeros = np.empty(count, like), np.empty(count, like), np.empty(widest, like)
-    for k in range(count):
-        gradient[k] = 0.0
-    for k in range(widest):
-        zeros[k] = 0.0
-    return Workspace(activations, deltas, largest, total, gradient, turned, zeros)
-
-
-@njit(inline="always", **_options)
 def descend(
-    architecture: Architecture,
+    network: Any,
     rows: Rows,
     models: Models,
     settings: Settings,
     block: Block,
     losses: Any,
-    examples: Any,
-    work: Workspace,
+    row_losses: Any,
+    work: Any,
     model: int,
 ) -> None:
     """Run one model through a block of epochs, in place; its inputs stand in `work`."""
-    sizes, starts, activation = architecture
-    activations, deltas, largest, total, gradient, turned, zeros = work
-    logits, delta = activations[-1, : sizes[-1]], deltas[-1, : sizes[-1]]
     labels, weights = rows.labels, rows.weights[model]
     parameters, mean, square = models.parameters[model], models.mean[model], models.square[model]
     average, schedule = models.average[model], models.schedule[model]
@@ -230,39 +160,29 @@ def descend(
         averaging, listening, recorded, standing = attention(schedule, settings, epoch)
         if standing and not recorded:
             continue
-        forward(sizes, starts, activation, parameters, activations)
-        softmax_backward(logits, labels, weights, delta, largest, total)
+        evaluate(network, parameters, labels, weights, work)
         loss = 0.0
         if listening or recorded:
-            cross_entropy(logits, labels, largest, total, examples)
-            loss = weighted_sum(weights, examples)
+            loss = objective(network, parameters, labels, weights, work, row_losses)
         if recorded:
             losses[epoch // settings.record_every] = loss
         if standing or settings.frozen:
             continue
-        backward(
-            sizes, starts, activation, parameters, activations, deltas, turned, zeros, gradient
-        )
-        move(
-            parameters,
-            mean,
-            square,
-            average,
-            schedule,
-            gradient,
-            settings,
-            block,
-            model,
-            index,
-            loss,
-            averaging,
-            listening,
-        )
+        differentiate(network, parameters, work)
+        rate = block.rates[model, index] if block.rates.shape[1] else schedule[RATE]
+        step, root = rate / block.corrections[index, 0], block.corrections[index, 1]
+        adam(parameters, work.gradient, mean, square, settings.weight_decay, step, root)
+        if averaging:
+            enter_average(average, parameters, schedule)
+            before, after = block.annealed[index, 0], block.annealed[index, 1]
+            anneal(schedule, before, after, settings.averaging_rate)
+        elif listening:
+            plateau(schedule, loss, settings)
 
 
 @njit(**_options, nogil=True)
 def advance(
-    architecture: Architecture,
+    network: Any,
     rows: Rows,
     models: Models,
     settings: Settings,
@@ -274,20 +194,18 @@ def advance(
 ) -> None:
     """Run the models first_model..last_model-1 through a block of epochs, in place.
 
-    `losses` (models, records) takes the weighted data loss before every epoch that is a
-    multiple of `settings.record_every`, in the column of that multiple; `row_losses` (models,
-    rows) each row's loss when it was last computed. A model's numbers depend on nothing but
-    its own rows and state, whoever is trained beside it.
+    `network` is of a kind that implements `ifcheck.engines.compiled.network`. `losses` (models,
+    records) takes the loss that the schedule hears before every epoch that is a multiple of
+    `settings.record_every`, in the column of that multiple; `row_losses` (models, rows) each
+    row's loss when it was last computed. A model's numbers depend on nothing but its own rows
+    and state, whoever is trained beside it.
     """
-    features, count = architecture.sizes[0], rows.weights.shape[1]
-    work = make_workspace(architecture.sizes, count, models.parameters)
+    work = make_workspace(network, rows.weights.shape[1], models.parameters)
     former = flush_denormals()
     for model in range(first_model, last_model):
-        for feature in range(features):
-            for j in range(count):
-                work.activations[0, feature, j] = rows.inputs[rows.group[model], feature, j]
+        enter_inputs(network, rows.inputs[rows.group[model]], work)
         descend(
-            architecture,
+            network,
             rows,
             models,
             settings,

@@ -7,10 +7,8 @@ from typing import Any
 
 from numba.core import event
 
-from ifcheck.engines.compiled import descent, variational
-from ifcheck.engines.compiled.descent import Models
+from ifcheck.engines.compiled.descent import Models, advance
 
-ENGINES = (descent.advance, variational.advance)
 LOGGER = logging.getLogger(__name__)
 
 
@@ -18,7 +16,7 @@ class _Compilation(event.Listener):  # type: ignore[misc]  # numba has no types
     """Hears of everything that numba compiles, but not of what it finds in its cache."""
 
     def on_start(self, event: Any) -> None:
-        if event.data["dispatcher"] in ENGINES:
+        if event.data["dispatcher"] is advance:
             (models,) = (a for a in event.data["args"] if _is_models(a))
             dtype = models.types[Models._fields.index("parameters")].dtype
             LOGGER.info("compiling the numba engine for %s: some 15 seconds, once.", dtype)

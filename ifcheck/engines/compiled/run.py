@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ifcheck.engines.base import Fit, Progress, Recipe, State, Task, starting_state
-from ifcheck.engines.compiled import variational
-from ifcheck.engines.compiled.descent import Architecture, Block, Models, Rows, Settings, advance
+from ifcheck.engines.compiled.bayesian import BayesianPerceptron
+from ifcheck.engines.compiled.descent import Block, Models, Rows, Settings, advance
 from ifcheck.engines.compiled.layers import ACTIVATIONS
-from ifcheck.engines.compiled.variational import Bayes
+from ifcheck.engines.compiled.perceptron import Perceptron
 from ifcheck.engines.kernels import one_hot
 from ifcheck.engines.optimiser import BETA1, BETA2, annealed_share
 from ifcheck.engines.padding import pad_columns, pad_rows
@@ -46,7 +46,8 @@ class Descent:
         self._recipe = recipe
         self._after = after
         self._rates = np.zeros((task.models, 0)) if rates is None else rates
-        self._kernel = _kernel(task)
+        self._network = _compiled_network(task)
+        self._places = means_then_rho(Layout.of(task.network))
         padded = pad_rows(task)
         self._rows = self._make_rows(padded.inputs, padded.targets, padded.weights)
         self._probes: Rows | None = None
@@ -55,20 +56,37 @@ class Descent:
             self._probes = self._make_rows(task.probe_inputs, task.probe_targets, watched)
         start = starting_state(task, recipe, after)
         self._first = start.epoch
-        self._models = self._kernel.models(start)
+        self._models = self._make_models(start)
         self._every = recipe.record_every or max(1, recipe.epochs)
         self._settings = self._make_settings()
         self._losses = np.zeros((task.models, -(-recipe.epochs // self._every)))
         self._row_losses = np.empty_like(self._rows.weights)
 
     def _make_rows(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Rows:
-        labels = one_hot(targets, int(self._kernel.architecture.sizes[-1]), weights.dtype)
+        labels = one_hot(targets, int(self._network.sizes[-1]), weights.dtype)
         return Rows(
             inputs=inputs.flatten(2).transpose(1, 2).contiguous().numpy(),
             group=np.repeat(np.arange(len(inputs)), self._task.models_per_group),
             labels=labels.contiguous().numpy(),
             weights=weights.contiguous().numpy(),
         )
+
+    def _make_models(self, start: State) -> Models:
+        parameters, mean, square = map(
+            self._from_flat, (start.parameters, start.mean, start.square)
+        )
+        none_averaged = torch.zeros_like(start.rates)
+        schedule = torch.stack([start.rates, start.best, start.bad_epochs, none_averaged], dim=1)
+        return Models(parameters, mean, square, np.zeros_like(parameters), schedule.numpy())
+
+    def _from_flat(self, flat: Tensor) -> NDArray[Any]:
+        values = torch.zeros_like(flat)
+        values[:, self._places] = flat
+        return np.asarray(pad_columns(values).numpy())
+
+    def _to_flat(self, values: NDArray[Any]) -> Tensor:
+        """Return a copy of parameters in the order of the network's layout."""
+        return torch.from_numpy(values)[:, self._places]
 
     def _make_settings(self) -> Settings:
         recipe, averaging = self._recipe, self._recipe.averaging
@@ -101,7 +119,7 @@ class Descent:
         epochs = [e for e in range(self._first, self._recipe.epochs) if self._recorded(e)]
         losses = torch.from_numpy(self._losses[:, [e // self._every for e in epochs]])
         last_losses, _ = self._evaluate(self._rows)
-        live, mean, square, average = map(self._kernel.to_flat, self._models[:4])
+        live, mean, square, average = map(self._to_flat, self._models[:4])
         rates, best, bad_epochs, averaged = torch.from_numpy(self._models.schedule).unbind(1)
         return Fit(
             parameters=average if bool((averaged > 0).any()) else live,
@@ -140,7 +158,8 @@ class Descent:
         bounds = [self._task.models * part // parts for part in range(parts + 1)]
 
         def run(part: tuple[int, int]) -> None:
-            self._kernel.advance(
+            advance(
+                self._network,
                 rows,
                 self._models,
                 settings,
@@ -185,63 +204,25 @@ class Descent:
         return table
 
 
-class _Plain:
-    """Networks of plain weights: parameters stand in torch's order."""
-
-    def __init__(self, task: Task) -> None:
-        structure = require_structure(task.network)
-        sizes = np.array(structure.sizes)
-        weights = (sizes[:-1] + 1) * sizes[1:]  # of each layer, biases included
-        self.architecture = Architecture(
-            sizes=sizes,
-            starts=np.concatenate([[0], np.cumsum(weights)[:-1]]),
-            activation=ACTIVATIONS[structure.activation or "selu"],
-        )
-        self._places = torch.arange(task.parameters.shape[1])
-
-    def models(self, start: State) -> Models:
-        """Return the models where they start."""
-        parameters, mean, square = map(
-            self._from_flat, (start.parameters, start.mean, start.square)
-        )
-        none_averaged = torch.zeros_like(start.rates)
-        schedule = torch.stack([start.rates, start.best, start.bad_epochs, none_averaged], dim=1)
-        return Models(parameters, mean, square, np.zeros_like(parameters), schedule.numpy())
-
-    def to_flat(self, values: NDArray[Any]) -> Tensor:
-        """Return a copy of the kernel's parameters in the order of the network's layout."""
-        return torch.from_numpy(values)[:, self._places]
-
-    def advance(self, *arguments: Any) -> None:
-        """Run some models through a block of epochs."""
-        advance(self.architecture, *arguments)
-
-    def _from_flat(self, flat: Tensor) -> NDArray[Any]:
-        values = torch.zeros_like(flat)
-        values[:, self._places] = flat
-        return np.asarray(pad_columns(values).numpy())
-
-
-class _Bayesian(_Plain):
-    """Networks of Gaussian weights: all means, layer by layer, then all rho."""
-
-    def __init__(self, task: Task) -> None:
-        super().__init__(task)
-        objective = task.objective
-        if not isinstance(objective, VariationalObjective):
-            raise TypeError(f"expected a variational objective, got {objective}")
-        layout = Layout.of(task.network)
-        self._places = means_then_rho(layout)
-        self._bayes = Bayes(
-            kl_share=objective.kl_weight / objective.rows,
-            noise=objective.noise,
-            certain=not require_structure(task.network).packed,
-            half=layout.size // 2,
-        )
-
-    def advance(self, *arguments: Any) -> None:
-        variational.advance(self.architecture, self._bayes, *arguments)
-
-
-def _kernel(task: Task) -> _Plain:
-    return _Bayesian(task) if require_structure(task.network).bayesian else _Plain(task)
+def _compiled_network(task: Task) -> Perceptron | BayesianPerceptron:
+    """Return the task's network, and its objective, as compiled functions take them."""
+    structure = require_structure(task.network)
+    sizes = np.array(structure.sizes)
+    weights = (sizes[:-1] + 1) * sizes[1:]  # of each layer, biases included
+    plain = Perceptron(
+        sizes=sizes,
+        starts=np.concatenate([[0], np.cumsum(weights)[:-1]]),
+        activation=ACTIVATIONS[structure.activation or "selu"],
+    )
+    if not structure.bayesian:
+        return plain
+    objective = task.objective
+    if not isinstance(objective, VariationalObjective):
+        raise TypeError(f"expected a variational objective, got {objective}")
+    return BayesianPerceptron(
+        *plain,
+        certain=not structure.packed,
+        half=task.parameters.shape[1] // 2,
+        kl_share=objective.kl_weight / objective.rows,
+        noise=objective.noise,
+    )

@@ -18,7 +18,6 @@ from ifcheck.engines.compiled.descent import (
     BAD_EPOCHS,
     BEST,
     RATE,
-    Architecture,
     Block,
     Models,
     Rows,
@@ -32,6 +31,7 @@ from ifcheck.engines.compiled.descent import (
 )
 from ifcheck.engines.compiled.functions import X86
 from ifcheck.engines.compiled.layers import ACTIVATIONS
+from ifcheck.engines.compiled.perceptron import Perceptron
 
 TYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 SETTINGS = Settings(
@@ -328,7 +328,7 @@ class Training:
         corrections = np.stack([1 - 0.9**steps, np.sqrt(1 - 0.999**steps)], axis=1)
         losses = np.full((MODELS, (last - 1) // settings.record_every + 1), np.nan)
         advance(
-            Architecture(np.array(SIZES), np.array([0, 25]), ACTIVATIONS[self.activation]),
+            Perceptron(np.array(SIZES), np.array([0, 25]), ACTIVATIONS[self.activation]),
             self.rows,
             self.models,
             settings,

@@ -21,7 +21,7 @@ class Models(NamedTuple):
 def test_each_compilation_is_told_once_with_its_type(monkeypatch, caplog):
     engine = njit(lambda architecture, rows, models: models.parameters.size)
     other = njit(lambda x: x + 1)
-    monkeypatch.setattr(notice, "ENGINES", (engine,))
+    monkeypatch.setattr(notice, "advance", engine)
     monkeypatch.setattr(notice, "Models", Models)
     with caplog.at_level(logging.INFO, logger="ifcheck"):
         for _ in range(2):

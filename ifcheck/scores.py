@@ -106,6 +106,8 @@ def influence_scores(model: LocalModel, estimator: Estimator) -> Scores:
     the second because the mean over the rest weighs the data more against Omega. (It is the
     derivative at a stationary point; the term is the same for every row, so it moves the
     intercept, not ranks.)
+    The estimator's normalisation must be one that `Objective.normalisation` gives: a Bayesian
+    objective keeps 1/n on removal, and its score is the first.
     Raises: Diverged. Reference: Koh & Liang (2017), eq. 2.
     """
     matrix = model.hessian

@@ -16,7 +16,7 @@ from ifcheck.objective import Objective
 @ENGINES.register("numba")
 @dataclass(frozen=True)
 class NumbaEngine:
-    """Compiled by numba, `pip install 'ifcheck[fast]'`: the same networks, on the CPU."""
+    """Compiled by numba, `pip install 'ifcheck[fast]'`: MLPs and heads, also Bayesian, on CPUs."""
 
     rank: ClassVar[int] = 0
 

@@ -45,7 +45,9 @@ def require_structure(network: nn.Module) -> Structure:
     """Return the structure of a network. Raises: TypeError where it has none."""
     structure = structure_of(network)
     if structure is None:
-        raise TypeError(f"expected an MLP or a linear head, got {type(network).__name__}")
+        raise TypeError(
+            f"expected an MLP or a linear head, plain or Bayesian, got {type(network).__name__}"
+        )
     return structure
 
 

@@ -30,7 +30,7 @@ class RemovalProblem:
     recipe: Recipe
     engine: str  # by name; "auto": the first one that can train what moves
     params: str  # "head" or "all": what retraining moves
-    normalisation: Normalisation
+    normalisation: Normalisation  # as `objective.normalisation` gives it
     removed: Tensor  # (S, K) positions of the removed training rows
     train: tuple[Tensor, Tensor]  # inputs (N, ...), targets (N,)
     test: tuple[Tensor, Tensor]  # inputs (T, ...), targets (T,)

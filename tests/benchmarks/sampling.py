@@ -82,8 +82,9 @@ def measure(depth: int, width: int, activation: str, samples: int) -> Gap:
         with torch.no_grad():
             logits = Moments.unpack(network(inputs))
         diagonal, full = softmax(logits, "diagonal"), softmax(logits, "full")
-        _, logit_variance = moments_of(lambda z: z, network, plain, inputs, samples, seed)
-        mean, variance = moments_of(lambda z: z.softmax(-1), network, plain, inputs, samples, seed)
+        draws = torch.cat([*outputs(network, plain, inputs, samples, seed)])
+        logit_variance, probabilities = draws.var(0), draws.softmax(-1)
+        mean, variance = probabilities.mean(0), probabilities.var(0)
         parts["logits"].append(logits.variance / logit_variance)
         parts["diagonal"].append(diagonal.variance / variance)
         parts["full"].append(full.variance / variance)
@@ -121,21 +122,16 @@ def outputs(
     generator = torch.Generator().manual_seed(seed)
     layers = plain.build(inputs.shape[1:], 3).double()
     values = {name: value.detach() for name, value in network.named_parameters()}
-    for _ in range(samples // AT_ONCE):
+    for first in range(0, samples, AT_ONCE):
+        count = min(AT_ONCE, samples - first)
         drawn = {
             name: values[name]
             + softplus(values[name + RHO]).sqrt()
-            * torch.randn(AT_ONCE, *values[name].shape, generator=generator, dtype=torch.float64)
+            * torch.randn(count, *values[name].shape, generator=generator, dtype=torch.float64)
             for name, _ in layers.named_parameters()
         }
         with torch.no_grad():
             yield vmap(lambda weights: functional_call(layers, weights, (inputs,)))(drawn)
-
-
-def moments_of(function, network, plain, inputs, samples, seed) -> Moments:
-    """Return mean and variance over samples of a function of the logits."""
-    draws = torch.cat([function(z) for z in outputs(network, plain, inputs, samples, seed)])
-    return Moments(draws.mean(0), draws.var(0))
 
 
 if __name__ == "__main__":

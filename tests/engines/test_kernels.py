@@ -111,6 +111,14 @@ def test_kernels_written_by_hand_agree_with_the_generic_one(kernel, make_task):
 
 
 @pytest.mark.parametrize(("kernel", "make_task"), CASES)
+def test_a_gradient_without_losses_is_the_same(kernel, make_task):
+    task = make_task()
+    _, gradient = differentiate(kernel(task))
+    lone = kernel(task)
+    torch.testing.assert_close(lone.to_flat(lone.gradient()), gradient, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize(("kernel", "make_task"), CASES)
 def test_probes_agree_with_the_generic_kernel(kernel, make_task):
     task = make_task()
     probed = kernel(task).probe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import inspect
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +13,10 @@ import numba
 
 from ifcheck.artifacts import cache_folder
 from ifcheck.engines import optimiser
+from ifcheck.models import moments
+from ifcheck.objective import variational
+
+CONSTANTS = (optimiser, moments, variational)  # whose numbers are compiled in
 
 
 def _sources_digest() -> str:
@@ -19,7 +24,8 @@ def _sources_digest() -> str:
 
     Numba sees an edit of the file that a compiled function stands in, but none of what it calls.
     """
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(optimiser.__file__)]
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    files += [Path(inspect.getfile(module)) for module in CONSTANTS]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -14,7 +14,8 @@ from numba import njit
 
 from ifcheck.engines.compiled.functions import FAST
 
-OUTPUTS = (3, 2, 1)  # measured fastest: 3 x 5 weights, 5 inputs and 3 sums are 23 registers
+# Measured fastest: 3 x 5 weights, 5 inputs and 3 sums are 23 registers; 5 outputs are 3 and 2.
+OUTPUTS = (3, 2, 1)
 INPUTS = (5, 4, 1)
 _options: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy"}
 

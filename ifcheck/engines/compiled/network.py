@@ -1,7 +1,8 @@
 """What the loop of epochs asks of a network: functions that are chosen when the loop is compiled.
 
 A kind of network is a NamedTuple class. Adding one means a file that implements the functions
-below for it; numba tells kinds apart by their type, and compiles the loop once for each.
+below for it, and a line in `run` that makes it from a task; numba tells kinds apart by their type,
+and compiles the loop once for each.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 from ifcheck.engines.compiled.blocks import affine, outer_sum, row_sums, transpose
 
 TYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
-FANS = [*range(1, 12), 50]  # every remainder of blocks of 5, 4, 3 and 1, and many blocks
+FANS = [*range(1, 12), 50]  # every remainder of blocks of 5, 4, 3, 2 and 1, and many blocks
 ROWS = [1, 7, 32, 160]
 OUTPUTS = pytest.mark.parametrize("fan_out", FANS)
 CANARY = 12345.0

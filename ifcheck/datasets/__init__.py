@@ -1,6 +1,7 @@
 """Data sets by name; importing this package registers those that ship with ifcheck."""
 
-from ifcheck.datasets import iris as _iris  # noqa: F401 (registers itself)
+from ifcheck.datasets import digits as _digits  # noqa: F401 (each registers itself)
+from ifcheck.datasets import iris as _iris  # noqa: F401
 from ifcheck.datasets.base import DATASETS, Dataset, Split
 
 __all__ = ["DATASETS", "Dataset", "Split"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ifcheck import provenance
-from ifcheck.errors import UnusableInput
 from ifcheck.registry import Registry
 
 
@@ -22,10 +21,10 @@ class Split:
     training and of the test file where there are two.
     """
 
-    train_inputs: NDArray[np.float64]  # (rows, features...)
+    train_inputs: NDArray[np.floating[Any]]  # (rows, features...)
     train_targets: NDArray[np.int64]  # (rows,)
     train_ids: NDArray[np.int64]  # (rows,)
-    test_inputs: NDArray[np.float64]  # (tests, features...)
+    test_inputs: NDArray[np.floating[Any]]  # (tests, features...)
     test_targets: NDArray[np.int64]  # (tests,)
     test_ids: NDArray[np.int64]  # (tests,)
     classes: int
@@ -52,29 +51,19 @@ class Dataset(Protocol):
     def row_ids(self) -> NDArray[np.int64]:
         """Ids that a test point may have, (rows,)."""
 
-    def split(self, test_ids: Sequence[int], limit_train: int | None = None) -> Split:
+    def split(self, test_ids: Sequence[int]) -> Split:
         """Return the training rows and the test points `test_ids`, in that order.
 
-        Where there is one table, all test points are held out of training together.
-        `limit_train` keeps so many training rows, always the same.
-        Raises: UnusableInput for unknown rows or more rows than there are.
+        Raises: UnusableInput for unknown rows, or limits that do not fit.
         """
 
 
+@dataclass(frozen=True)
+class DatasetOptions:
+    """What every data set can be told."""
+
+    limit_train: int | None = None  # training rows to keep, always the same
+    limit_test: int | None = None  # rows of the test set to keep, where there is one
+
+
 DATASETS: Registry[Dataset] = Registry("dataset")
-
-
-def limited(rows: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """Return `limit` of the rows, drawn once and for all from a named seed, in their order.
-
-    Raises: UnusableInput where there are fewer rows.
-    """
-    if limit is None:
-        return rows
-    if limit > len(rows):
-        raise UnusableInput(
-            f"--limit-train asks for {limit} training rows; there are {len(rows)}.",
-            remedy=f"Ask for at most {len(rows)}.",
-        )
-    generator = np.random.default_rng(provenance.named_seed(0, "limit-train"))
-    return np.sort(generator.permutation(rows)[:limit])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ifcheck.config import Choice, Config
+from ifcheck.config import Choice, Config, DataConfig
 from ifcheck.datasets import DATASETS, Dataset, Split
 from ifcheck.engines import ENGINES, Recipe
 from ifcheck.errors import UnusableInput
@@ -79,14 +79,7 @@ class Setup:
 
         Raises: UnusableInput where a limit does not fit the data set.
         """
-        data = self.config.data
-        if data.limit_test is not None:
-            raise UnusableInput(
-                f"--limit-test limits a file of test rows; {data.dataset} has none: its test "
-                "points are rows held out of its one table.",
-                remedy="Choose test points with --test-points.",
-            )
-        return self.dataset.split(test_ids.tolist(), data.limit_train)
+        return self.dataset.split(test_ids.tolist())
 
     def describe(self, kind: str) -> dict[str, Any]:
         """Return the sections of the configuration that decide what a stage computes."""
@@ -133,12 +126,16 @@ def make_setup(config: Config) -> Setup:
         ENGINES.create(config.run.engine)
     return Setup(
         config=resolved,
-        dataset=DATASETS.create(config.data.dataset),
+        dataset=DATASETS.create(config.data.dataset, _limits(config.data)),
         spec=variant.network(spec),
         variant=variant,
         estimator=estimator,
         device=_device(config.run.device),
     )
+
+
+def _limits(data: DataConfig) -> dict[str, Any]:
+    return {"limit_train": data.limit_train, "limit_test": data.limit_test}
 
 
 def _spelled_out(choice: Choice, registry: Registry[Any]) -> Choice:

@@ -240,7 +240,7 @@ def test_more_training_rows_than_there_are_is_refused():
 
 def test_limit_of_a_test_file_is_refused_where_there_is_one_table():
     with pytest.raises(UnusableInput, match="--limit-test") as caught:
-        setup_with(data__limit_test=5).split(np.array([83]))
+        setup_with(data__limit_test=5)
     assert "--test-points" in caught.value.remedy
 
 

@@ -1,30 +1,32 @@
 """Test points: the rows of largest leave-one-out loss, searched once, and rows named otherwise."""
 
-import functools
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_iris
 
 from ifcheck.artifacts import caches
 from ifcheck.datasets import DATASETS
+from ifcheck.datasets.iris import Iris
 from ifcheck.errors import UnusableInput
 from ifcheck.stages import testpoints
-from ifcheck.stages.testpoints import leave_one_out_losses, resolve_test_points
+from ifcheck.stages.reporting import Silent
+from ifcheck.stages.testpoints import held_out_losses, resolve_test_points
 from tests.benchmarks import sequential_loop as loop
 
 IRIS = DATASETS.create("iris")
 ROWS = 150
-tables_once = functools.cache(testpoints._left_out_tables)
 
 
 @pytest.fixture(scope="module")
 def losses(module_cache) -> np.ndarray:
     """Losses of the one real search of this module. Shape: (rows,)."""
-    return leave_one_out_losses(IRIS, "iris", NobodyListens())
+    return held_out_losses(IRIS, "iris", NobodyListens())
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +54,14 @@ def known_search(monkeypatch, tmp_path):
     """
     searches = []
 
-    def search(inputs, targets, reporter):
-        searches.append(tuple(inputs.shape))
+    def search(dataset, reporter):
+        searches.append(dataset)
         reporter.step("finding the test point", 10)(10)
         found = np.linspace(0.1, 0.2, ROWS)
         found[[7, 3, 100]] = [3.0, 2.0, 1.0]
         return found
 
     monkeypatch.setattr(testpoints, "_search", search)
-    monkeypatch.setattr(testpoints, "_left_out_tables", tables_once)
     monkeypatch.setenv("IFCHECK_CACHE_DIR", str(tmp_path / "cache"))
     return searches
 
@@ -99,10 +100,31 @@ def test_loss_is_that_of_a_plain_loop_without_the_row(losses, row):
     assert losses[row] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("parts", [50, 40], ids=["equal parts", "unequal parts"])
+def test_a_longer_table_is_left_out_part_by_part(monkeypatch, parts):
+    """The part of row 83 is left out of a plain loop, which scales what is left."""
+    monkeypatch.setattr(testpoints, "SEARCH_PARTS", parts)
+    monkeypatch.setattr(testpoints, "SEARCH_EPOCHS", 100)
+    found = testpoints._search(IRIS, Silent())
+    part = next(rows for rows in np.array_split(np.arange(ROWS), parts) if 83 in rows)
+    assert len(part) > 1
+    table, labels = load_iris(return_X_y=True)
+    kept = np.setdiff1d(np.arange(ROWS), part)
+    scaled = (table - table[kept].mean(0)) / table[kept].std(0)
+    inputs, targets = torch.from_numpy(scaled), torch.from_numpy(labels)
+    start = testpoints.initialise(testpoints.SEARCH_NETWORK, (4,), 3, 0, torch.float64)
+    model = loop.make_mlp(4, 5, 1, 3, "selu").double()
+    model.load_state_dict(start.state_dict())
+    with loop.one_thread():
+        loop.train(model, inputs[kept], targets[kept], epochs=100, weight_decay=0.005)
+    expected = loop.row_losses(model, inputs[part], targets[part]).detach()
+    np.testing.assert_allclose(found[part], expected, rtol=1e-9)
+
+
 def test_searched_losses_come_back_from_the_cache_bit_for_bit(losses, module_cache, monkeypatch):
     monkeypatch.setattr(testpoints, "_search", None)  # calling it would fail
-    assert len(list(module_cache.iterdir())) == 1
-    again = leave_one_out_losses(IRIS, "iris", NobodyListens())
+    assert len(list(module_cache.glob("iris-*.json"))) == 1
+    again = held_out_losses(IRIS, "iris", NobodyListens())
     assert again.tobytes() == losses.tobytes()
 
 
@@ -119,9 +141,10 @@ def test_second_call_trains_nothing(known_search, recording_reporter):
     assert len(known_search) == 1
 
 
-def test_search_sees_the_table_once_for_every_row_left_out(known_search):
-    chosen("max-loss")
-    assert known_search == [(ROWS, ROWS, 4)]
+def test_limits_make_no_difference_to_the_search(known_search):
+    limited = DATASETS.create("iris", {"limit_train": 20})
+    assert resolve_test_points("max-loss", limited, "iris", NobodyListens()).tolist() == [7]
+    assert known_search == [IRIS]
 
 
 def test_cache_lies_in_the_folder_that_the_user_names(known_search, tmp_path):
@@ -146,13 +169,11 @@ def test_other_code_searches_again(known_search, monkeypatch):
 
 
 def test_other_data_search_again(known_search):
-    class Shifted:
-        row_ids = IRIS.row_ids
-
-        def split(self, test_ids, limit_train=None):
-            split = IRIS.split(test_ids, limit_train)
-            split.train_inputs[0, 0] += 1e-9
-            return split
+    @dataclass(frozen=True)
+    class Shifted(Iris):
+        def load(self):
+            inputs, targets = super().load()
+            return inputs + 1e-9 * np.eye(*inputs.shape), targets
 
     chosen("max-loss")
     resolve_test_points("max-loss", Shifted(), "iris", NobodyListens())
@@ -227,7 +248,7 @@ def test_cache_on_a_full_disk_is_told_and_the_search_stands(
 @pytest.fixture
 def no_search(monkeypatch):
     monkeypatch.setattr(testpoints, "_search", None)
-    monkeypatch.setattr(testpoints, "leave_one_out_losses", None)
+    monkeypatch.setattr(testpoints, "held_out_losses", None)
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ from ifcheck.engines.batched import STRUCTURED
 from ifcheck.engines.kernels import GenericKernel
 from ifcheck.engines.optimiser import Adam
 from ifcheck.engines.padding import pad_rows
-from ifcheck.models import MLP, Network, VariationalNetwork
+from ifcheck.models import MLP, VariationalNetwork
 from ifcheck.models.moments import LAYERS
 from ifcheck.models.variational import VariationalHead
 from ifcheck.objective import Objective, VariationalObjective, uniform_weights
 from ifcheck.params import Layout, stack_modules
+from tests.networks import CLASSES, LeNet
 
-MODELS, ROWS, CLASSES = 2, 9, 3
+MODELS, ROWS = 2, 9
 VARIATIONAL = VariationalObjective(rows=ROWS)
 
 
@@ -58,28 +59,6 @@ def no_targets(rows: int = ROWS) -> torch.Tensor:
 
 def rates() -> torch.Tensor:
     return torch.full((MODELS,), 1e-3, dtype=torch.float64, device="meta")
-
-
-class LeNet(Network):
-    """Every layer that has a Bayesian form, in the order of LeNet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 2, 3),
-            nn.Tanh(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(2, 4, 2),
-            nn.SELU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(4, 5),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(5, CLASSES)
-
-    def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.body(inputs)
 
 
 def task(network: nn.Module, objective: Objective, *shape: int) -> Task:

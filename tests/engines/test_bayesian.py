@@ -14,7 +14,7 @@ from ifcheck.engines.kernels import GenericKernel
 from ifcheck.engines.padding import pad_rows
 from ifcheck.engines.structure import Structure, is_structured, structure_of
 from ifcheck.engines.variational_kernel import VariationalKernel
-from ifcheck.models import Network, VariationalNetwork, VariationalSpec, initialise
+from ifcheck.models import VariationalNetwork, VariationalSpec, initialise
 from ifcheck.models.mlp import MLPSpec
 from ifcheck.models.moments import RHO
 from ifcheck.models.variational import VariationalHead
@@ -24,6 +24,7 @@ from ifcheck.variants import averaged
 from tests import oracles
 from tests.benchmarks import bayesian_loop, sequential_loop
 from tests.engines.conftest import CLASSES, DESCENTS, ENGINES, random_weights
+from tests.networks import LeNet
 
 ROWS = 149
 OBJECTIVE = VariationalObjective(rows=ROWS)
@@ -191,26 +192,6 @@ def test_fine_tuned_heads_are_the_loop_s(iris, descent):
     torch.testing.assert_close(fit.live, heads, rtol=0, atol=1e-12)
 
 
-class Convolutional(Network):
-    """Two kinds of pooling between two convolutions, for images of 8 by 8."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 2, 3),
-            nn.Tanh(),
-            nn.AvgPool2d(2),
-            nn.Conv2d(2, 4, 2),
-            nn.SELU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
-        self.head = nn.Linear(4, CLASSES)
-
-    def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.body(inputs)
-
-
 def gaussian_divergence(network: nn.Module) -> torch.Tensor:
     """KL of all weights and biases to N(0, 1), by torch.distributions."""
     total = torch.zeros((), dtype=torch.float64)
@@ -232,7 +213,7 @@ def test_a_convolutional_network_is_trained_as_a_loop_does():
     started = []
     for seed in range(2):
         torch.manual_seed(seed)
-        started.append(VariationalNetwork(Convolutional().double()))
+        started.append(VariationalNetwork(LeNet().double()))
     task = Task(
         network=started[0],
         objective=VariationalObjective(rows=rows),

@@ -32,17 +32,22 @@ def run_all(
     are dropped, and the error is raised when those that have are done.
     """
     threads = min(threads, len(items))
+    workers: list[threading.Thread] = []
     with torch_threads(1):
         if threads <= 1:
             return [function(item) for item in items]
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(function, item) for item in items]
+        with ThreadPoolExecutor(
+            threads, initializer=lambda: workers.append(threading.current_thread())
+        ) as pool:
             try:
+                futures = [pool.submit(function, item) for item in items]
                 wait(futures, return_when=FIRST_EXCEPTION)
                 return [future.result() for future in _failed_first(futures)]
             except BaseException:
                 on_failure()
                 pool.shutdown(wait=True, cancel_futures=True)
+                for worker in workers:  # the pool forgets one whose start was interrupted
+                    worker.join()
                 raise
 
 

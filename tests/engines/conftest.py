@@ -1,5 +1,6 @@
 """Tasks that the tests of the engines share, and one torch thread unless a test asks for more."""
 
+import threading
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -197,3 +198,11 @@ def bilinear_task(models: int) -> Task:
     parameters = torch.randn(models, 4 * CLASSES + 1, generator=generator, dtype=torch.float64)
     weights = random_weights(models, 20, generator)
     return Task(Bilinear(), Objective(0.005), parameters, inputs, targets, weights)
+
+
+def check_no_worker_is_left() -> None:
+    """All have ended, or do so at once: one just started may find the work called off."""
+    workers = [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+    for worker in workers:
+        worker.join(timeout=1.0)
+    assert not any(worker.is_alive() for worker in workers)

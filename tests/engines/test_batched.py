@@ -25,6 +25,7 @@ from tests.engines.conftest import (
     CLASSES,
     as_loop_model,
     bilinear_task,
+    check_no_worker_is_left,
     head_task,
     mlp_task,
     networks,
@@ -304,7 +305,7 @@ def test_ctrl_c_stops_all_workers(monkeypatch, request, threads):
         with pytest.raises(KeyboardInterrupt):
             STRUCTURED.fit(mlp_task(4, rows=8), Recipe(10**8), progress)
         assert torch.get_num_threads() == threads
-    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+    check_no_worker_is_left()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -8,6 +8,7 @@ import torch
 
 from ifcheck.engines.pool import run_all, run_each
 from ifcheck.engines.threads import WORTH_THREADS
+from tests.engines.conftest import check_no_worker_is_left
 from tests.engines.test_batched import torch_threads
 
 CPU = torch.device("cpu")
@@ -38,6 +39,29 @@ def test_a_failure_is_raised_and_drops_what_has_not_started(threads):
         run_all(fail, range(50), threads, on_failure=lambda: told.append(True))
     assert len(started) < 50
     assert told == ([True] if threads == 2 else [])
+
+
+def test_ctrl_c_while_a_worker_starts_waits_for_its_work_too(monkeypatch):
+    """The executor forgets a thread whose start was interrupted."""
+    began, ended = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        began.set()
+        time.sleep(0.2)
+        ended.set()
+
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        began.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(work, range(2), 2)
+    assert ended.is_set()
+    check_no_worker_is_left()
 
 
 @pytest.mark.parametrize(

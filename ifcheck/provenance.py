@@ -33,6 +33,11 @@ def array_digest(arrays: Iterable[NDArray[np.generic]]) -> str:
     return digest.hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """Return the SHA-256 of text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def named_seed(seed: int, *names: str | int) -> int:
     """Return the 63-bit seed of one purpose, such as ("init",) or ("bootstrap", 3).
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from ifcheck.datasets.base import DATASETS
-from ifcheck.datasets.table import Inputs, Table
+from ifcheck.datasets.base import DATASETS, Inputs
+from ifcheck.datasets.table import Table
 
 WHITE = 16.0  # the largest value of a pixel
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_iris
 from sklearn.preprocessing import StandardScaler
 
-from ifcheck.datasets.base import DATASETS
-from ifcheck.datasets.table import Inputs, Table
+from ifcheck.datasets.base import DATASETS, Inputs
+from ifcheck.datasets.table import Table
 
 
 @DATASETS.register("iris")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ifcheck import provenance
-from ifcheck.datasets.base import DatasetOptions, Split
+from ifcheck.datasets.base import (
+    DatasetOptions,
+    Inputs,
+    Split,
+    Step,
+    limited_count,
+    refuse_unknown_rows,
+    unwatched,
+)
 from ifcheck.errors import UnusableInput
-
-Inputs = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Table(DatasetOptions):
     """What data sets of one table share: rows, limits, and who is held out."""
 
     name: ClassVar[str]
+    has_test_set: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.limit_test is not None:
@@ -42,6 +49,26 @@ class Table(DatasetOptions):
     def row_ids(self) -> NDArray[np.int64]:
         return np.arange(len(self.load()[1]))
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.load()[0].shape[1:]
+
+    @property
+    def classes(self) -> int:
+        return int(self.load()[1].max()) + 1
+
+    def prepare(self, step: Step = unwatched) -> None:
+        """Do nothing: tables come with scikit-learn."""
+
+    def train_rows(self, tests: int) -> int:
+        rest = len(self.row_ids) - tests
+        if rest < 1:
+            raise UnusableInput(
+                f"all rows of {self.name} are test points; expected some left to train on.",
+                remedy="Hold out fewer --test-points.",
+            )
+        return limited_count("--limit-train", self.limit_train, rest, "training")
+
     def split(self, test_ids: Sequence[int]) -> Split:
         """Hold the test points out together; a limit keeps rows that are drawn from all others.
 
@@ -49,19 +76,9 @@ class Table(DatasetOptions):
         """
         inputs, targets = self.load()
         rows, test = np.arange(len(targets)), np.asarray(test_ids, dtype=np.int64)
-        unknown = test[~np.isin(test, rows)]
-        if unknown.size:
-            raise UnusableInput(
-                f"{self.name} has no row {unknown[0]}; expected ids from 0 to {rows[-1]}.",
-                remedy="Give other --test-points.",
-            )
+        refuse_unknown_rows(self.name, test, len(rows))
         train = np.setdiff1d(rows, test)
-        if train.size == 0:
-            raise UnusableInput(
-                f"all rows of {self.name} are test points; expected some left to train on.",
-                remedy="Hold out fewer --test-points.",
-            )
-        train = _limited(train, self.limit_train)
+        train = _drawn(train, self.train_rows(len(rows) - len(train)))
         train_inputs, test_inputs = self.scale(inputs[train], inputs[test])
         return Split(
             train_inputs=train_inputs,
@@ -70,18 +87,11 @@ class Table(DatasetOptions):
             test_inputs=test_inputs,
             test_targets=targets[test],
             test_ids=test,
-            classes=int(targets.max()) + 1,
+            classes=self.classes,
         )
 
 
-def _limited(rows: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    """Return `limit` of the rows, drawn once and for all from a named seed, in their order."""
-    if limit is None:
-        return rows
-    if limit > len(rows):
-        raise UnusableInput(
-            f"--limit-train asks for {limit} training rows; there are {len(rows)}.",
-            remedy=f"Ask for at most {len(rows)}.",
-        )
+def _drawn(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return so many of the rows, drawn once and for all from a named seed, in their order."""
     generator = np.random.default_rng(provenance.named_seed(0, "limit-train"))
-    return np.sort(generator.permutation(rows)[:limit])
+    return np.sort(generator.permutation(rows)[:count])

@@ -1,6 +1,7 @@
 """Networks by name; importing this package registers those that ship with ifcheck."""
 
-from ifcheck.models.base import NETWORKS, Network, NetworkSpec, initialise
+from ifcheck.models import convolutional as _convolutional  # noqa: F401 (registers itself)
+from ifcheck.models.base import NETWORKS, Network, NetworkSpec, build, initialise
 from ifcheck.models.mlp import MLP
 from ifcheck.models.variational import VariationalNetwork, VariationalSpec
 
@@ -11,5 +12,6 @@ __all__ = [
     "NetworkSpec",
     "VariationalNetwork",
     "VariationalSpec",
+    "build",
     "initialise",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck import provenance
+from ifcheck.errors import UnusableInput
 from ifcheck.registry import Registry
 
 
@@ -33,6 +34,10 @@ class Network(nn.Module):
 class NetworkSpec(Protocol):
     """An entry of `NETWORKS`: a frozen dataclass whose fields are the network's options."""
 
+    @property
+    def convolutional(self) -> bool:
+        """Whether images are padded and standardised, as convolutional networks take them."""
+
     def build(self, input_shape: tuple[int, ...], classes: int) -> Network:
         """Return a freshly initialised network, drawing from torch's global generator."""
 
@@ -46,8 +51,19 @@ def initialise(
     """Build a network with torch's default initialisation, drawn from the named seed "init".
 
     Drawn in float32 and then converted, so that float32 and float64 start from equal values.
-    The global generator is left as it was.
+    The global generator is left as it was. Raises: UnusableInput where it does not fit the rows.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(provenance.named_seed(seed, "init"))
-        return spec.build(input_shape, classes).to(dtype).eval()
+        return build(spec, input_shape, classes).to(dtype).eval()
+
+
+def build(spec: NetworkSpec, input_shape: tuple[int, ...], classes: int) -> Network:
+    """Build a network for rows of this shape. Raises: UnusableInput where there is none."""
+    try:
+        return spec.build(input_shape, classes)
+    except ValueError as error:
+        raise UnusableInput(
+            f"the network cannot be built: {error}.",
+            remedy="Choose another --network, --variant or --dataset.",
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -38,6 +39,8 @@ class MLP(Network):
 class MLPSpec:
     """Fully connected network: depth hidden layers of equal width."""
 
+    convolutional: ClassVar[bool] = False
+
     depth: int = 1
     width: int = 5
     activation: str = "selu"
@@ -53,3 +56,12 @@ class MLPSpec:
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> Network:
         return MLP(math.prod(input_shape), self.width, self.depth, classes, self.activation)
+
+
+@NETWORKS.register("fc")
+@dataclass(frozen=True)
+class FullyConnectedSpec(MLPSpec):
+    """Fully connected network of one hidden tanh layer: the study's on MNIST."""
+
+    width: int = 128
+    activation: str = "tanh"

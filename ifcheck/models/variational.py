@@ -65,6 +65,10 @@ class VariationalSpec:
     rho: float = -5.0
     rho_spread: float = 0.0
 
+    @property
+    def convolutional(self) -> bool:
+        return self.plain.convolutional
+
     def build(self, input_shape: tuple[int, ...], classes: int) -> Network:
         network = VariationalNetwork(self.plain.build(input_shape, classes))
         for layer in network.modules():

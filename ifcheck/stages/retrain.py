@@ -93,10 +93,12 @@ def check_retraining(setup: Setup, with_scores: bool) -> None:
             remedy="Use --params head, as the paper does.",
         )
     tests = count_test_points(setup.config.data.test_points, setup.dataset)
-    split = setup.split(setup.dataset.row_ids[:tests])
-    kind, text = parse_removals(settings.removals, len(split.train_ids))
+    dataset = setup.dataset
+    rows = dataset.train_rows(tests)
+    kind, text = parse_removals(settings.removals, rows)
     if kind == "ids":
-        parse_ids(text, settings.removals, setup.dataset.row_ids)
+        known = np.arange(rows) if dataset.has_test_set else dataset.row_ids
+        parse_ids(text, settings.removals, known)
     if kind == "top-score" and not with_scores:
         raise UnusableInput(
             "--removals top-score:K needs the scores to rank by.",

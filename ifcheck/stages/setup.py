@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ifcheck.config import Choice, Config, DataConfig
-from ifcheck.datasets import DATASETS, Dataset, Split
+from ifcheck.datasets import DATASETS, Dataset, DatasetOptions, Split
 from ifcheck.engines import ENGINES, Recipe
 from ifcheck.errors import UnusableInput
 from ifcheck.models import NETWORKS, NetworkSpec
@@ -58,7 +58,7 @@ class Setup:
     def objective(self) -> Objective:
         """What this variant's networks descend."""
         tests = count_test_points(self.config.data.test_points, self.dataset)
-        return self.variant.objective(len(self.split(self.dataset.row_ids[:tests]).train_ids))
+        return self.variant.objective(self.dataset.train_rows(tests))
 
     @property
     def recipe(self) -> Recipe:
@@ -126,7 +126,7 @@ def make_setup(config: Config) -> Setup:
         ENGINES.create(config.run.engine)
     return Setup(
         config=resolved,
-        dataset=DATASETS.create(config.data.dataset, _limits(config.data)),
+        dataset=DATASETS.create(config.data.dataset, _data_options(config.data, spec)),
         spec=variant.network(spec),
         variant=variant,
         estimator=estimator,
@@ -134,8 +134,9 @@ def make_setup(config: Config) -> Setup:
     )
 
 
-def _limits(data: DataConfig) -> dict[str, Any]:
-    return {"limit_train": data.limit_train, "limit_test": data.limit_test}
+def _data_options(data: DataConfig, spec: NetworkSpec) -> dict[str, Any]:
+    given = {field.name: getattr(data, field.name, None) for field in fields(DatasetOptions)}
+    return given | {"for_convolution": spec.convolutional}
 
 
 def _spelled_out(choice: Choice, registry: Registry[Any]) -> Choice:

@@ -17,7 +17,7 @@ from ifcheck.config import Config
 from ifcheck.datasets import Split
 from ifcheck.engines import Fit, Task, assess, select_engine
 from ifcheck.errors import Diverged
-from ifcheck.models import Network, initialise
+from ifcheck.models import Network, build, initialise
 from ifcheck.objective import uniform_weights
 from ifcheck.params import Layout, load_flat, stack_modules
 from ifcheck.provenance import file_digest
@@ -82,9 +82,8 @@ def train(
 
 def network_layout(setup: Setup) -> Layout:
     """Return the layout of the configured network's parameters, without making any."""
-    split = setup.split(setup.dataset.row_ids[:1])
     with torch.device("meta"):
-        return Layout.of(setup.spec.build(split.train_inputs.shape[1:], split.classes))
+        return Layout.of(build(setup.spec, setup.dataset.input_shape, setup.dataset.classes))
 
 
 def as_tensors(split: Split, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

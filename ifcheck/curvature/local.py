@@ -10,7 +10,7 @@ from torch import Tensor
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS, Differentiable
 from ifcheck.curvature.head_loss import head_loss
 from ifcheck.errors import UnusableInput
-from ifcheck.models import Network
+from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective, uniform_weights
 from ifcheck.params import Layout
 
@@ -73,9 +73,8 @@ def _closed_form(
     flat = layout.flatten(dict(network.named_parameters())).detach()
     head_flat = flat[layout.positions("head").to(flat.device)]
     is_rho = layout.is_rho[positions].to(flat.device)
-    with torch.no_grad():
-        features = network.features(train[0])
-        test_features = network.features(test[0])
+    features = evaluate(network.features, train[0])
+    test_features = evaluate(network.features, test[0])
     weights = uniform_weights(len(train[1]), features.dtype, features.device)
     loss = head_loss(network, objective)
     matrix = loss.hessian(head_flat, features, train[1], weights)

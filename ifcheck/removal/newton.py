@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ifcheck.curvature.head_loss import HeadLoss, head_loss
 from ifcheck.engines import Progress, run_each, silent
-from ifcheck.models import Network
+from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective, uniform_weights, weighted_mean
 from ifcheck.params import Layout
 from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
@@ -50,8 +50,7 @@ class HeadProblem:
         """Return the problems of a float64 network's head, and where it stands, (P,)."""
         layout = Layout.of(network.head)
         flat = layout.flatten(dict(network.head.named_parameters())).detach()
-        with torch.no_grad():
-            features = network.features(train[0])
+        features = evaluate(network.features, train[0])
         loss, is_rho = head_loss(network, objective), layout.is_rho.to(flat.device)
         return cls(loss, objective, is_rho, features, train[1], weights.to(flat)), flat
 
@@ -163,8 +162,7 @@ def _factorise(matrix: Tensor, damping: Tensor, least: Tensor) -> tuple[Tensor, 
 def refusal(networks: Sequence[Network], train: tuple[Tensor, Tensor]) -> str:
     """Say why a softmax head's problem without weight decay has no unique finite optimum."""
     inputs, targets = train
-    with torch.no_grad():
-        separated = sum(bool((n(inputs).argmax(1) == targets).all()) for n in networks)
+    separated = sum(bool((evaluate(n, inputs).argmax(1) == targets).all()) for n in networks)
     return (
         "without weight decay the head problem is not strictly convex, and on separable rows "
         f"it has no finite optimum ({separated} of {len(networks)} networks classify all "
@@ -190,8 +188,7 @@ class Solved:
 def _solve(problem: RemovalProblem, network: Network, weights: Tensor) -> Solved:
     heads, flat = HeadProblem.of(network, problem.objective, problem.train, weights)
     optimum = minimise_head(heads, flat.expand(len(weights), -1))
-    with torch.no_grad():
-        features = network.features(problem.test[0])
+    features = evaluate(network.features, problem.test[0])
     return Solved(optimum, heads.loss.losses(optimum.flat, features, problem.test[1]))
 
 

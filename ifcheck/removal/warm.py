@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ifcheck.engines import Fit, Progress, Task, assess, select_engine, silent
 from ifcheck.errors import UnusableInput
+from ifcheck.models import evaluate
 from ifcheck.params import stack_modules
 from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
 
@@ -49,9 +50,10 @@ def _head_task(problem: RemovalProblem) -> Task:
         )
     heads = [network.head for network in problem.networks]
     start = stack_modules(heads)
-    with torch.no_grad():
-        features = torch.stack([n.features(problem.train[0]) for n in problem.networks])
-        test_features = torch.stack([n.features(problem.test[0]) for n in problem.networks])
+    features, test_features = (
+        torch.stack([evaluate(network.features, inputs) for network in problem.networks])
+        for inputs, _ in (problem.train, problem.test)
+    )
     return _task(problem, heads[0], start, features, test_features)
 
 

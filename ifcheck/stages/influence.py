@@ -14,7 +14,6 @@ from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
 from ifcheck.curvature.local import local_model
 from ifcheck.engines import run_each
-from ifcheck.models import Network
 from ifcheck.scores import Scores, influence_scores
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
@@ -62,9 +61,14 @@ def _score(run: Run, reporter: Reporter) -> list[Scores]:
     estimator, objective = run.setup.estimator, run.setup.objective
     tensors = run.tensors()
     progress = reporter.step(f"scoring with {run.setup.config.influence.estimator}", len(run.seeds))
+    places = torch.from_numpy(run.split.places_of(run.test_ids)).to(run.setup.device)
 
-    def score(network: Network) -> Scores:
-        model = local_model(network, objective, estimator.params, tensors["train"], tensors["test"])
+    def score(index: int) -> Scores:
+        inputs, targets = tensors["test"]
+        own = (inputs[places[index]], targets[places[index]])
+        network = run.networks[index]
+        model = local_model(network, objective, estimator.params, tensors["train"], own)
         return influence_scores(model, estimator)
 
-    return run_each(score, run.networks, run.elements, run.setup.device, progress)
+    indices = range(len(run.networks))
+    return run_each(score, indices, run.elements, run.setup.device, progress)

@@ -17,7 +17,7 @@ from ifcheck.artifacts import Artifact, read_artifact, write_artifact
 from ifcheck.config import Config, replace_section
 from ifcheck.engines import Recipe
 from ifcheck.errors import ArtifactMismatch, UnusableInput
-from ifcheck.models import Network
+from ifcheck.models import Network, evaluate
 from ifcheck.removal import TRUTHS, RemovalProblem
 from ifcheck.removal.selection import FORMS, largest, parse_count, parse_ids, random_rows
 from ifcheck.stages.reporting import Reporter, Silent
@@ -59,9 +59,9 @@ def retrain(
         "seeds": run.seeds,
         "test_ids": run.test_ids,
         "removed_ids": run.split.train_ids[removed],
-        "loss_before": losses_before,
-        "loss_after": truth.loss_after.cpu().numpy(),
-        "null_loss_after": truth.null_loss_after.cpu().numpy(),
+        "loss_before": run.own_tests(losses_before),
+        "loss_after": run.own_tests(truth.loss_after.cpu().numpy()),
+        "null_loss_after": run.own_tests(truth.null_loss_after.cpu().numpy()),
         "converged": truth.converged.cpu().numpy(),
         "grad_norm": truth.gradient_norm[:, 1:].cpu().numpy(),
         "null_grad_norm": truth.gradient_norm[:, 0].cpu().numpy(),
@@ -71,7 +71,7 @@ def retrain(
         arrays["null_positive_definite"] = truth.positive_definite[:, 0].cpu().numpy()
     if truth.trajectory is not None and truth.trajectory_epochs is not None:
         arrays["trajectory_epoch"] = truth.trajectory_epochs.numpy()
-        arrays["trajectory"] = truth.trajectory.cpu().numpy()
+        arrays["trajectory"] = run.own_tests(truth.trajectory.cpu().numpy())
     meta = {
         "config": run.setup.describe("retrain"),
         "parents": run.parents,
@@ -183,11 +183,10 @@ def _recipe(config: Config) -> Recipe:
 def _losses(run: Run, rows: str) -> NDArray[np.float64]:
     """Return the float64 losses of the trained networks on "train" or "test" rows. (S, rows)."""
     inputs, targets = run.tensors()[rows]
-    with torch.no_grad():
-        losses = [
-            run.setup.objective.per_example_loss(network(inputs), targets)
-            for network in run.networks
-        ]
+    losses = [
+        run.setup.objective.per_example_loss(evaluate(network, inputs), targets)
+        for network in run.networks
+    ]
     return torch.stack(losses).cpu().numpy()
 
 

@@ -17,11 +17,11 @@ from ifcheck.artifacts import Checkpoint, find_checkpoints, read_checkpoint
 from ifcheck.config import Config, config_from_dict, replace_section
 from ifcheck.datasets import Split
 from ifcheck.errors import ArtifactMismatch, ArtifactUnreadable
-from ifcheck.models import Network, initialise
+from ifcheck.models import Network, evaluate, initialise
 from ifcheck.params import Layout
 from ifcheck.stages.reporting import Reporter
 from ifcheck.stages.setup import SECTIONS, Setup, make_setup
-from ifcheck.stages.testpoints import resolve_test_points
+from ifcheck.stages.testpoints import choose_test_points, watched_rows
 from ifcheck.stages.train import LIVE_FOLDER, as_tensors
 
 TRAINED_SECTIONS = SECTIONS["train"]
@@ -35,16 +35,20 @@ class Run:
     split: Split
     checkpoints: list[Checkpoint]
     networks: list[Network]  # float64, on the setup's device
+    test_ids: NDArray[np.int64]  # (S, T) the test points of each; `split` has all of them
 
     @property
     def seeds(self) -> NDArray[np.int64]:
         """Seed of each network. Shape: (S,)."""
         return np.array(self.setup.config.train.seeds)
 
-    @property
-    def test_ids(self) -> NDArray[np.int64]:
-        """Ids of the test points of each seed. Shape: (S, T)."""
-        return np.tile(self.split.test_ids, (len(self.networks), 1))
+    def own_tests(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the part that belongs to each network's own test points.
+
+        Shape: (S, tests of the split, ...) -> (S, T, ...).
+        """
+        places = self.split.places_of(self.test_ids)
+        return np.stack([of_seed[own] for of_seed, own in zip(values, places, strict=True)])
 
     @property
     def parents(self) -> dict[str, str]:
@@ -93,22 +97,40 @@ def load_run(
     """
     checkpoints = [read_checkpoint(path) for path in find_checkpoints(sources)]
     setup = make_setup(_configuration_of(checkpoints, config, explicit))
-    test_ids = resolve_test_points(
-        setup.config.data.test_points, setup.dataset, setup.config.data.dataset, reporter
-    )
-    split = setup.split(test_ids)
-    for checkpoint in checkpoints:
-        made_with = (checkpoint.meta or {}).get("data", split.digest)
-        if made_with != split.digest:
+    setup.dataset.prepare(reporter.step)
+    shape, classes = setup.dataset.input_shape, setup.dataset.classes
+    blank = initialise(setup.spec, shape, classes, 0, torch.float64)
+    networks = [_rebuild(blank, checkpoint, setup) for checkpoint in checkpoints]
+    test_ids = _test_points(setup, checkpoints, networks, reporter)
+    union = list(dict.fromkeys(test_ids.flatten().tolist()))
+    split = setup.split(np.array(union))
+    for checkpoint, own in zip(checkpoints, test_ids, strict=True):
+        found = split.digest_with(own)
+        made_with = (checkpoint.meta or {}).get("data", found)
+        if made_with != found:
             raise ArtifactMismatch(
                 f"{checkpoint.path.name} was trained on data {made_with[:8]}; "
-                f"{setup.config.data.dataset} is {split.digest[:8]} here.",
+                f"{setup.config.data.dataset} is {found[:8]} here.",
                 remedy="Use the same data files and versions, or train again.",
             )
-    shape = split.train_inputs.shape[1:]
-    blank = initialise(setup.spec, shape, split.classes, 0, torch.float64)
-    networks = [_rebuild(blank, checkpoint, setup) for checkpoint in checkpoints]
-    return Run(setup, split, checkpoints, networks)
+    return Run(setup, split, checkpoints, networks, test_ids)
+
+
+def _test_points(
+    setup: Setup, checkpoints: list[Checkpoint], networks: list[Network], reporter: Reporter
+) -> NDArray[np.int64]:
+    """Return the test points of each network: those that it was trained without, or chosen now."""
+    known = [(checkpoint.meta or {}).get("test_ids") for checkpoint in checkpoints]
+    if all(known):
+        return np.array(known)
+    data = setup.config.data
+    watched = watched_rows(data.test_points, setup.dataset, data.dataset, reporter)
+    inputs, targets = as_tensors(setup.split(watched), torch.float64, setup.device)["test"]
+    losses = [
+        setup.objective.per_example_loss(evaluate(network, inputs), targets) for network in networks
+    ]
+    found = torch.stack(losses).cpu().numpy()
+    return choose_test_points(data.test_points, setup.dataset, watched, found)
 
 
 def _configuration_of(

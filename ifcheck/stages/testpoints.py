@@ -41,34 +41,68 @@ def count_test_points(specification: str, dataset: Dataset) -> int:
     kind, _, text = specification.partition(":")
     rows = dataset.row_ids
     if kind == "ids":
-        return len(parse_ids(text, specification, rows, "Name rows of the table, each once."))
+        table = "the test set" if dataset.has_test_set else "the table"
+        return len(parse_ids(text, specification, rows, f"Name rows of {table}, each once."))
     if specification == "max-loss":
         return 1
     if kind in ("max-loss", "random"):
-        return parse_count(text, specification, len(rows) - 1, f"{kind}:3")
+        available = len(rows) if dataset.has_test_set else len(rows) - 1
+        return parse_count(text, specification, available, f"{kind}:3")
     raise UnusableInput(
         f"--test-points got {specification!r}; expected max-loss[:K], random:K or ids:1,2,3.",
         remedy="Leave it out for the row of largest loss.",
     )
 
 
-def resolve_test_points(
+def watched_rows(
     specification: str, dataset: Dataset, dataset_name: str, reporter: Reporter
 ) -> NDArray[np.int64]:
-    """Return the ids of the test points that `max-loss[:K]`, `random:K` or `ids:…` names.
+    """Return the ids of the rows that are watched in training and not trained on.
 
-    `max-loss` finds the rows that a network that did not see them predicts worst.
-    Raises: UnusableInput.
+    Of a table these are the test points, which must be known before training: `max-loss` finds
+    the rows that a network that did not see them predicts worst. Of a data set with a test set
+    they are all rows of it. Raises: UnusableInput.
     """
     count = count_test_points(specification, dataset)
-    kind, _, text = specification.partition(":")
     rows = dataset.row_ids
+    if dataset.has_test_set:
+        return rows
+    named = _named_points(specification, rows, count)
+    if named is not None:
+        return named
+    return rows[largest(held_out_losses(dataset, dataset_name, reporter), count)]
+
+
+def choose_test_points(
+    specification: str,
+    dataset: Dataset,
+    watched: NDArray[np.int64],
+    losses: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Return the ids of each network's test points, given its losses (S, rows) on watched rows.
+
+    With a test set, `max-loss` is the largest loss of each network; otherwise all have the same
+    test points. Shape: (S, T).
+    """
+    count = count_test_points(specification, dataset)
+    if not dataset.has_test_set:
+        return np.tile(watched, (len(losses), 1))
+    named = _named_points(specification, watched, count)
+    if named is not None:
+        return np.tile(named, (len(losses), 1))
+    return np.stack([watched[largest(row, count)] for row in losses])
+
+
+def _named_points(
+    specification: str, rows: NDArray[np.int64], count: int
+) -> NDArray[np.int64] | None:
+    """Return the ids that `random:K` or `ids:…` names; None for the rows of largest loss."""
+    kind, _, text = specification.partition(":")
     if kind == "ids":
         return parse_ids(text, specification, rows)
     if kind == "random":
         return rows[random_rows(count, len(rows), SEARCH_SEED, "test-points")]
-    losses = held_out_losses(dataset, dataset_name, reporter)
-    return rows[largest(losses, count)]
+    return None
 
 
 def held_out_losses(dataset: Dataset, name: str, reporter: Reporter) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ifcheck.artifacts import Artifact, write_artifact, write_checkpoint
@@ -17,7 +18,7 @@ from ifcheck.config import Config
 from ifcheck.datasets import Split
 from ifcheck.engines import Fit, Task, assess, select_engine
 from ifcheck.errors import Diverged
-from ifcheck.models import Network, build, initialise
+from ifcheck.models import Network, build, evaluate, initialise
 from ifcheck.objective import uniform_weights
 from ifcheck.params import Layout, load_flat, stack_modules
 from ifcheck.provenance import file_digest
@@ -25,7 +26,7 @@ from ifcheck.removal.newton import polish_head, refusal
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.setup import Setup, make_setup
 from ifcheck.stages.stage import stage
-from ifcheck.stages.testpoints import resolve_test_points
+from ifcheck.stages.testpoints import choose_test_points, watched_rows
 from ifcheck.stages.trunks import Trunks
 
 LIVE_FOLDER = "live"  # where the weights that entered an average stood at the end
@@ -45,10 +46,10 @@ def train(
     started = time.perf_counter()
     reporter = reporter or Silent()
     setup = make_setup(config)
-    test_ids = resolve_test_points(
-        config.data.test_points, setup.dataset, config.data.dataset, reporter
-    )
-    split = setup.split(test_ids)
+    setup.dataset.prepare(reporter.step)
+    data = config.data
+    watched = watched_rows(data.test_points, setup.dataset, data.dataset, reporter)
+    split = setup.split(watched)
     networks, fit, engine = _fit(setup, split, reporter, trunks or Trunks())
     finite = torch.isfinite(fit.parameters).all(dim=1)
     if not bool(finite.any()):
@@ -57,14 +58,20 @@ def train(
             remedy="Train with a smaller --set train.learning_rate.",
         )
     polished, reasons = _polish(setup, split, networks, finite, reporter)
-    live = fit.live if setup.recipe.averaging else None
-    parents = _write_checkpoints(setup, split, out, networks, finite)
-    live_digests = {} if live is None else _write_live(setup, split, out, live, finite)
+    measured = _measure(setup, split, networks)
+    test_ids = choose_test_points(data.test_points, setup.dataset, watched, measured["test_loss"])
+    for name in ("test_loss", "test_negative_log_probability"):
+        measured[name] = np.take_along_axis(measured[name], split.places_of(test_ids), axis=1)
+    headers = _headers(setup, split, test_ids)
+    parents = _write_checkpoints(out, networks, headers, finite)
+    live_digests = {}
+    if setup.recipe.averaging is not None:
+        live_digests = _write_live(out, fit.live, networks[0], headers, finite)
     arrays = {
         "seeds": np.array(setup.config.train.seeds),
         "train_ids": split.train_ids,
-        "test_ids": np.tile(split.test_ids, (len(networks), 1)),
-        **_measure(setup, split, networks),
+        "test_ids": test_ids,
+        **measured,
         "polished": polished.numpy(),
         "history_epoch": fit.recorded_epochs.numpy(),
         "history_loss": fit.losses.double().cpu().numpy(),
@@ -161,40 +168,51 @@ def _polish(
     return polished, [f"Newton did not reach a minimum of the head of seed {s}" for s in stuck]
 
 
+def _headers(setup: Setup, split: Split, test_ids: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return what the header of each seed's checkpoint says; its data are its own test points."""
+    described = setup.describe("train")
+    return [
+        {
+            "config": described,
+            "data": split.digest_with(own),
+            "seed": seed,
+            "test_ids": own.tolist(),
+        }
+        for seed, own in zip(setup.config.train.seeds, test_ids, strict=True)
+    ]
+
+
 def _write_checkpoints(
-    setup: Setup, split: Split, out: Path, networks: list[Network], finite: Tensor
+    out: Path, networks: list[Network], headers: list[dict[str, Any]], finite: Tensor
 ) -> dict[str, str]:
     """Write the finite seeds' checkpoints; return their digests by name."""
     _remove_former(out / CHECKPOINT_FOLDER)
     digests = {}
     for index in finite.nonzero().flatten().tolist():
-        path, meta = _place(setup, split, out / CHECKPOINT_FOLDER, index)
-        write_checkpoint(path, networks[index].state_dict(), meta)
+        path = _place(out / CHECKPOINT_FOLDER, headers[index])
+        write_checkpoint(path, networks[index].state_dict(), headers[index])
         digests[path.name] = file_digest(path)
     return digests
 
 
 def _write_live(
-    setup: Setup, split: Split, out: Path, live: Tensor, finite: Tensor
+    out: Path, live: Tensor, network: Network, headers: list[dict[str, Any]], finite: Tensor
 ) -> dict[str, str]:
     """Write the live weights (S, params) behind an average; return their digests by name."""
     _remove_former(out / LIVE_FOLDER)
-    shape = split.train_inputs.shape[1:]
-    network = initialise(setup.spec, shape, split.classes, 0, live.dtype)
+    network = copy.deepcopy(network).cpu()
     digests = {}
     for index in finite.nonzero().flatten().tolist():
-        path, meta = _place(setup, split, out / LIVE_FOLDER, index)
+        path = _place(out / LIVE_FOLDER, headers[index])
         load_flat(network, live[index].cpu())
-        write_checkpoint(path, network.state_dict(), meta)
+        write_checkpoint(path, network.state_dict(), headers[index])
         digests[path.name] = file_digest(path)
     return digests
 
 
-def _place(setup: Setup, split: Split, folder: Path, index: int) -> tuple[Path, dict[str, Any]]:
-    """Return where a seed's file goes and what its header says."""
-    seed = setup.config.train.seeds[index]
-    meta = {"config": setup.describe("train"), "data": split.digest, "seed": seed}
-    return folder / f"seed-{seed:03d}.safetensors", meta
+def _place(folder: Path, header: dict[str, Any]) -> Path:
+    """Return where a seed's file goes."""
+    return folder / f"seed-{header['seed']:03d}.safetensors"
 
 
 def _remove_former(folder: Path) -> None:
@@ -226,12 +244,12 @@ def _measure(setup: Setup, split: Split, networks: list[Network]) -> dict[str, A
     with torch.no_grad():
         accuracies = {
             name: torch.stack(
-                [(objective.predictions(n(x)) == y).double().mean() for n in networks]
+                [(objective.predictions(evaluate(n, x)) == y).double().mean() for n in networks]
             )
             for name, (x, y) in tensors.items()
         }
         log_probability = [
-            objective.negative_log_probability(n(test[0]), test[1]) for n in networks
+            objective.negative_log_probability(evaluate(n, test[0]), test[1]) for n in networks
         ]
     values = {
         "train_loss": assessment.probe_losses[:, :rows],

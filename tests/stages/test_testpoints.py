@@ -16,7 +16,7 @@ from ifcheck.datasets.iris import Iris
 from ifcheck.errors import UnusableInput
 from ifcheck.stages import testpoints
 from ifcheck.stages.reporting import Silent
-from ifcheck.stages.testpoints import held_out_losses, resolve_test_points
+from ifcheck.stages.testpoints import choose_test_points, held_out_losses, watched_rows
 from tests.benchmarks import sequential_loop as loop
 
 IRIS = DATASETS.create("iris")
@@ -67,7 +67,7 @@ def known_search(monkeypatch, tmp_path):
 
 
 def chosen(specification: str, reporter=None) -> list[int]:
-    ids = resolve_test_points(specification, IRIS, "iris", reporter or NobodyListens())
+    ids = watched_rows(specification, IRIS, "iris", reporter or NobodyListens())
     assert ids.dtype == np.int64
     return ids.tolist()
 
@@ -143,7 +143,7 @@ def test_second_call_trains_nothing(known_search, recording_reporter):
 
 def test_limits_make_no_difference_to_the_search(known_search):
     limited = DATASETS.create("iris", {"limit_train": 20})
-    assert resolve_test_points("max-loss", limited, "iris", NobodyListens()).tolist() == [7]
+    assert watched_rows("max-loss", limited, "iris", NobodyListens()).tolist() == [7]
     assert known_search == [IRIS]
 
 
@@ -176,7 +176,7 @@ def test_other_data_search_again(known_search):
             return inputs + 1e-9 * np.eye(*inputs.shape), targets
 
     chosen("max-loss")
-    resolve_test_points("max-loss", Shifted(), "iris", NobodyListens())
+    watched_rows("max-loss", Shifted(), "iris", NobodyListens())
     assert len(known_search) == 2
 
 
@@ -324,3 +324,52 @@ def test_remedy_is_about_test_points(no_search, specification):
         chosen(specification)
     assert "top-loss" not in caught.value.remedy
     assert "cannot be removed" not in caught.value.remedy
+
+
+# --- a test set --------------------------------------------------------------------------------
+
+MNIST = DATASETS.create("mnist", {"limit_test": 6})
+LOSSES = np.array([[0.1, 3.0, 0.2, 2.0, 0.0, 1.0], [5.0, 0.0, 0.1, 0.2, 0.3, 5.0]])
+
+
+def chosen_of_seeds(specification: str) -> list[list[int]]:
+    watched = watched_rows(specification, MNIST, "mnist", NobodyListens())
+    assert watched.tolist() == [*range(6)]
+    return choose_test_points(specification, MNIST, watched, LOSSES).tolist()
+
+
+def test_each_network_has_its_own_rows_of_largest_loss():
+    assert chosen_of_seeds("max-loss") == [[1], [0]]
+    assert chosen_of_seeds("max-loss:3") == [[1, 3, 5], [0, 5, 4]]
+    assert chosen_of_seeds("max-loss:6") == [[1, 3, 5, 2, 0, 4], [0, 5, 4, 3, 2, 1]]
+
+
+def test_a_network_that_failed_has_test_points_too():
+    losses = np.vstack([LOSSES, np.full(6, np.nan)])
+    found = choose_test_points("max-loss:2", MNIST, np.arange(6), losses)
+    assert found.shape == (3, 2)
+    assert np.isin(found, np.arange(6)).all()
+
+
+@pytest.mark.parametrize("specification", ["random:2", "ids:4,2"])
+def test_named_rows_of_a_test_set_are_the_same_for_all(specification):
+    first, second = chosen_of_seeds(specification)
+    assert first == second
+    assert len(set(first)) == 2
+    if specification == "ids:4,2":
+        assert first == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("specification", "message"),
+    [("max-loss:7", "at most 6 can be taken"), ("ids:6", "names row 6"), ("worst", "expected max")],
+)
+def test_what_a_test_set_does_not_have_is_refused_before_training(specification, message):
+    with pytest.raises(UnusableInput, match=message):
+        watched_rows(specification, MNIST, "mnist", NobodyListens())
+
+
+def test_points_of_a_table_are_those_held_out():
+    watched = watched_rows("ids:5,3", IRIS, "iris", NobodyListens())
+    found = choose_test_points("ids:5,3", IRIS, watched, np.zeros((4, 2)))
+    assert found.tolist() == [[5, 3]] * 4

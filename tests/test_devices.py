@@ -13,7 +13,7 @@ from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.curvature.variational_head import VariationalHeadLoss
 from ifcheck.engines import Task
 from ifcheck.engines.batched import STRUCTURED
-from ifcheck.engines.kernels import GenericKernel
+from ifcheck.engines.generic_kernel import GenericKernel
 from ifcheck.engines.optimiser import Adam
 from ifcheck.engines.padding import pad_rows
 from ifcheck.models import MLP, VariationalNetwork

@@ -39,14 +39,18 @@ class Averaging:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Full-batch Adam with coupled weight decay and a plateau schedule for each model.
+    """Adam with coupled weight decay and a plateau schedule for each model.
+
+    With `batch_size` an epoch is a step for each batch of rows, in an order of the seed's own;
+    the schedule watches the mean of the batches' losses.
 
     `patience`, `factor` and `threshold` have the meaning of
     `torch.optim.lr_scheduler.ReduceLROnPlateau`, which watches the weighted mean of the rows'
     losses, and with it a regulariser that the optimiser does not add by itself (a KL divergence).
     `record_every` asks for losses every so many epochs, at epoch 0 and at the end. With
     `stop_at_floor` a model stands still, moments and all, from the epoch at which its schedule
-    would not lower its rate any more until averaging starts, or for good.
+    would not lower its rate any more until averaging starts, or for good; with `early_stop` from
+    so many epochs without improvement on.
     """
 
     epochs: int
@@ -57,6 +61,9 @@ class Recipe:
     averaging: Averaging | None = None
     record_every: int | None = None
     stop_at_floor: bool = False
+    early_stop: int | None = None
+    batch_size: int | None = None
+    amsgrad: bool = False  # Reddi et al. (2018)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class Task:
     inputs: Tensor  # (groups, rows, features...)
     targets: Tensor  # (rows,)
     weights: Tensor  # (models, rows) shares of each row in the mean
+    seeds: tuple[int, ...] = ()  # of each model, whose order of batches it names
     probe_inputs: Tensor | None = None  # (groups, tests, features...) watched, not trained on
     probe_targets: Tensor | None = None  # (tests,)
 
@@ -87,17 +95,33 @@ class Task:
         return self.models // len(self.inputs)
 
     def part(self, first: int, last: int) -> Task:
-        """Return the same task for the models first..last-1, which must be whole groups."""
+        """Return the same task for the models first..last-1: whole groups, or some of one."""
         models = slice(first, last)
         per_group = self.models_per_group
         shared = len(self.inputs) == 1
-        groups = slice(0, 1) if shared else slice(first // per_group, last // per_group)
+        groups = slice(0, 1) if shared else slice(first // per_group, -(-last // per_group))
         return replace(
             self,
             parameters=self.parameters[models],
             inputs=self.inputs[groups],
             weights=self.weights[models],
+            seeds=self.seeds[models],
             probe_inputs=None if self.probe_inputs is None else self.probe_inputs[groups],
+        )
+
+    def batch(self, positions: Tensor) -> Task:
+        """Return the same task on some of its rows, (batch,).
+
+        Their weights are scaled to the sum of the weights of all rows, model by model; where all
+        of a batch are zero they stay so.
+        """
+        weights = self.weights[:, positions]
+        share = weights.sum(1, keepdim=True) / self.weights.sum(1, keepdim=True)
+        return replace(
+            self,
+            inputs=self.inputs[:, positions],
+            targets=self.targets[positions],
+            weights=torch.where(share > 0, weights / share, 0.0),
         )
 
 
@@ -111,15 +135,27 @@ class State:
     square: Tensor  # (models, params) Adam's second moment
     rates: Tensor  # (models,) float64
     best: Tensor  # (models,) float64, the lowest loss that the plateau schedule has seen
-    bad_epochs: Tensor  # (models,) float64, epochs since
+    bad_epochs: Tensor  # (models,) float64, epochs since, or since the rate was lowered
+    stale_epochs: Tensor  # (models,) float64, epochs since, whatever the rate did
+    largest_square: Tensor  # (models, params) AMSGrad's largest second moment; else (models, 0)
 
     @classmethod
-    def initial(cls, parameters: Tensor, learning_rate: float) -> State:
+    def initial(cls, parameters: Tensor, recipe: Recipe) -> State:
         """Return where a descent from `parameters` (models, params) starts."""
         zeros = torch.zeros_like(parameters)
-        rates = torch.full_like(parameters[:, 0], learning_rate, dtype=torch.float64)
-        best = torch.full_like(rates, math.inf)
-        return cls(0, parameters, zeros, zeros, rates, best, torch.zeros_like(rates))
+        rates = torch.full_like(parameters[:, 0], recipe.learning_rate, dtype=torch.float64)
+        epochs = torch.zeros_like(rates)
+        return cls(
+            epoch=0,
+            parameters=parameters,
+            mean=zeros,
+            square=zeros,
+            rates=rates,
+            best=torch.full_like(rates, math.inf),
+            bad_epochs=epochs,
+            stale_epochs=epochs,
+            largest_square=zeros if recipe.amsgrad else zeros[:, :0],
+        )
 
     def part(self, first: int, last: int) -> State:
         """Return the state of the models first..last-1."""
@@ -179,7 +215,7 @@ def starting_state(task: Task, recipe: Recipe, after: Fit | None) -> State:
     Raises: ValueError where the recipe cannot go on from there.
     """
     if after is None:
-        return State.initial(task.parameters, recipe.learning_rate)
+        return State.initial(task.parameters, recipe)
     last = recipe.epochs
     if recipe.averaging is not None:
         last = min(last, math.floor(recipe.averaging.start) + 1)
@@ -193,8 +229,8 @@ class Engine(Protocol):
 
     rank: ClassVar[int]  # "auto" takes the lowest that can train the network
 
-    def supports(self, network: nn.Module, objective: Objective) -> bool:
-        """Return whether this engine can train the network at all."""
+    def supports(self, network: nn.Module, objective: Objective, recipe: Recipe) -> bool:
+        """Return whether this engine can train the network at all, by such a recipe."""
 
     def fit(
         self,
@@ -214,14 +250,16 @@ class Engine(Protocol):
 ENGINES: Registry[Engine] = Registry("engine")
 
 
-def select_engine(name: str, network: nn.Module, objective: Objective) -> tuple[str, Engine]:
+def select_engine(
+    name: str, network: nn.Module, objective: Objective, recipe: Recipe
+) -> tuple[str, Engine]:
     """Return the engine called `name`, or with "auto" the fastest one that fits, and its name.
 
     Raises: UnknownName, and UnusableInput where the named engine cannot train the network.
     """
     names = list(ENGINES) if name == "auto" else [name]
     engines = {candidate: ENGINES.create(candidate) for candidate in names}
-    fitting = [c for c, engine in engines.items() if engine.supports(network, objective)]
+    fitting = [c for c, engine in engines.items() if engine.supports(network, objective, recipe)]
     if not fitting:
         raise UnusableInput(
             f"engine {name!r} cannot train {type(network).__name__} here: "

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ifcheck.engines.base import (
     ENGINES,
@@ -22,22 +23,24 @@ from ifcheck.engines.base import (
     silent,
     starting_state,
 )
-from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
-from ifcheck.engines.optimiser import Adam, Average, Schedule, schedule_for
+from ifcheck.engines.descent import descend, has_dropout
+from ifcheck.engines.generic_kernel import GenericKernel
+from ifcheck.engines.kernels import HeadKernel, Kernel, MLPKernel
 from ifcheck.engines.padding import pad_rows
 from ifcheck.engines.pool import run_all
 from ifcheck.engines.structure import is_structured, structure_of
 from ifcheck.engines.threads import torch_threads
 from ifcheck.engines.variational_kernel import VariationalKernel
-from ifcheck.models import MLP, VariationalNetwork
+from ifcheck.models import MLP, ROWS_AT_ONCE, VariationalNetwork
 from ifcheck.models.variational import VariationalHead
 from ifcheck.objective import Objective
 
 CHUNK_BYTES = 4 << 20  # widest activation of a chunk: large beside the cost of an operation
 CUDA_CHUNK_BYTES = 1 << 30  # a GPU wants work to be large; about ten such buffers are alive
+# Widest activation of a part from which threads within an operation gain more than parts side by
+# side: decided by the part alone, so that a seed's result does not depend on its company.
+WIDE_BYTES = 2 * CHUNK_BYTES
 MOMENTS = 3  # tensors that stand for the activations of a Bayesian layer
-PROGRESS_EVERY = 250  # epochs between two reports
-LISTEN_EVERY = 20  # epochs after which it is asked whether losses are still needed
 
 
 STRUCTURED: dict[type, Callable[[Task], Kernel]] = {
@@ -55,7 +58,7 @@ class TorchEngine:
 
     rank: ClassVar[int] = 1
 
-    def supports(self, network: nn.Module, objective: Objective) -> bool:
+    def supports(self, network: nn.Module, objective: Objective, recipe: Recipe) -> bool:
         return is_structured(network, objective)
 
     def fit(
@@ -66,7 +69,8 @@ class TorchEngine:
         after: Fit | None = None,
     ) -> Fit:
         kernel = STRUCTURED[type(task.network)]
-        fit = _fit_in_chunks(pad_rows(task), recipe, progress, kernel, after)
+        padded = pad_rows(task) if recipe.batch_size is None else task  # a batch takes real rows
+        fit = _fit_in_chunks(padded, recipe, progress, kernel, after)
         if fit.probe_losses is not None and task.probe_targets is not None:
             probes = fit.probe_losses[:, : len(task.probe_targets)]
             fit = replace(fit, probe_losses=probes)
@@ -80,7 +84,7 @@ class VmapEngine:
 
     rank: ClassVar[int] = 2
 
-    def supports(self, network: nn.Module, objective: Objective) -> bool:
+    def supports(self, network: nn.Module, objective: Objective, recipe: Recipe) -> bool:
         return True
 
     def fit(
@@ -90,87 +94,10 @@ class VmapEngine:
         progress: Progress = silent,
         after: Fit | None = None,
     ) -> Fit:
-        return _fit_in_chunks(task, recipe, progress, GenericKernel, after).following(after)
+        def kernel(part: Task) -> Kernel:
+            return GenericKernel(part, training=True)
 
-
-def descend(
-    kernel: Kernel,
-    recipe: Recipe,
-    state: State,
-    schedule: Schedule | None = None,
-    progress: Progress = silent,
-) -> Fit:
-    """Run the epochs that are left: differentiate, step, average, reschedule.
-
-    The kernel stands at the parameters of `state`; `schedule` takes the place of the recipe's.
-    The loss that the schedule sees is that of the weights before the step, as in a loop that
-    calls `loss.backward(); optimiser.step(); scheduler.step(loss)`.
-    """
-    schedule = schedule or schedule_for(recipe, state)
-    mean, square = kernel.from_flat(state.mean), kernel.from_flat(state.square)
-    adam = Adam(kernel.parameters, kernel.task.objective.weight_decay, mean, square)
-    average = Average(recipe.averaging)
-    record = _Record(recipe, kernel)
-    reported, listening = state.epoch, True
-    for epoch in range(state.epoch, recipe.epochs):
-        if listening and epoch % LISTEN_EVERY == 0:
-            listening = schedule.listening(epoch)
-        moving = schedule.moving(epoch) if recipe.stop_at_floor else None
-        resting = moving is not None and not bool(moving.any())
-        losses = None
-        if record.wants(epoch) or (listening and not resting):
-            losses, gradient = kernel.differentiate()
-            record.note(epoch, losses)
-        elif not resting:
-            gradient = kernel.gradient()
-        if not resting:
-            adam.steps = epoch
-            adam.step(gradient, schedule.rates, moving)
-            average.update(epoch, kernel.parameters)
-            schedule.step(epoch, losses)
-        if (epoch + 1) % PROGRESS_EVERY == 0 or epoch + 1 == recipe.epochs:
-            progress(kernel.task.models * (epoch + 1 - reported))
-            reported = epoch + 1
-    record.note(recipe.epochs, kernel.differentiate()[0])
-    live = kernel.to_flat(kernel.parameters)
-    return Fit(
-        parameters=live if average.value is None else kernel.to_flat(average.value),
-        state=State(
-            recipe.epochs,
-            live,
-            kernel.to_flat(adam.mean),
-            kernel.to_flat(adam.square),
-            schedule.rates,
-            schedule.best,
-            schedule.bad_epochs,
-        ),
-        recorded_epochs=torch.tensor(record.epochs),
-        losses=torch.stack(record.losses, dim=-1),
-        probe_losses=torch.stack(record.probes, dim=-1) if record.probes else None,
-    )
-
-
-class _Record:
-    """Losses at the epochs that were asked for, and at the end."""
-
-    def __init__(self, recipe: Recipe, kernel: Kernel) -> None:
-        self._recipe = recipe
-        self._kernel = kernel
-        self.epochs: list[int] = []
-        self.losses: list[Tensor] = []
-        self.probes: list[Tensor] = []
-
-    def wants(self, epoch: int) -> bool:
-        every = self._recipe.record_every
-        return epoch >= self._recipe.epochs or (every is not None and epoch % every == 0)
-
-    def note(self, epoch: int, losses: Tensor) -> None:
-        if not self.wants(epoch):
-            return
-        self.epochs.append(epoch)
-        self.losses.append(losses.clone())
-        if self._kernel.task.probe_inputs is not None:
-            self.probes.append(self._kernel.probe())
+        return _fit_in_chunks(task, recipe, progress, kernel, after).following(after)
 
 
 @dataclass(frozen=True)
@@ -191,7 +118,7 @@ def assess(task: Task, parameters: Tensor) -> Assessment:
         probe_inputs=None if task.probe_inputs is None else task.probe_inputs.double(),
     )
     probes = 0 if task.probe_targets is None else len(task.probe_targets)
-    structured = TorchEngine().supports(task.network, task.objective)
+    structured = is_structured(task.network, task.objective)
     losses, norms = [], []
     with torch_threads(1):
         for part in _chunks(pad_rows(task) if structured else task):
@@ -221,7 +148,7 @@ def _fit_in_chunks(
     """
     state = starting_state(task, recipe, after)
     task = replace(task, parameters=state.parameters)
-    parts = _chunks(task)
+    parts = _chunks(task, recipe)
     ends = [0, *itertools.accumulate(part.models for part in parts)]
     states = [state.part(first, last) for first, last in pairwise(ends)]
     stop, lock = threading.Event(), threading.Lock()
@@ -235,29 +162,66 @@ def _fit_in_chunks(
     def run(part: tuple[Task, State]) -> Fit:
         return descend(kernel(part[0]), recipe, part[1], progress=report)
 
-    threads = 1 if task.parameters.is_cuda else torch.get_num_threads()
-    return _join(run_all(run, list(zip(parts, states, strict=True)), threads, stop.set))
+    items = list(zip(parts, states, strict=True))
+    one_by_one = task.parameters.is_cuda or has_dropout(task.network)  # that draws globally
+    if one_by_one or _activation_bytes(parts[0], recipe) > WIDE_BYTES:
+        return _join([run(item) for item in items])
+    return _join(run_all(run, items, torch.get_num_threads(), stop.set))
 
 
-def _activation_bytes(task: Task) -> int:
+def _activation_bytes(task: Task, recipe: Recipe | None = None) -> int:
     """Return the size of the widest activation of all models together."""
+    rows = task.inputs.shape[1]
     structure = structure_of(task.network)
-    if structure is not None and structure.bayesian:
-        widest = MOMENTS * max(structure.sizes)
+    if structure is None:
+        rows = min(rows, ROWS_AT_ONCE)
+        widest = _widest_output(task)
     else:
-        widest = max(p.shape[0] if p.dim() else 1 for p in task.network.parameters())
-    return task.models * widest * task.inputs.shape[1] * task.parameters.element_size()
+        widest = max(structure.sizes) * (MOMENTS if structure.bayesian else 1)
+    if recipe is not None and recipe.batch_size is not None:
+        rows = min(rows, recipe.batch_size)
+    return task.models * widest * rows * task.parameters.element_size()
 
 
-def _chunks(task: Task) -> list[Task]:
-    """Split into equal parts of whole groups whose activations fit the budget."""
+def _widest_output(task: Task) -> int:
+    """Return how many values the widest layer of a network without structure has for a row."""
+    widest = [1]
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = [output] if isinstance(output, Tensor) else output
+        widest.append(sum(tensor.numel() for tensor in tensors))
+
+    network = task.network
+    weights = {n: torch.empty_like(p, device="meta") for n, p in network.named_parameters()}
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    try:
+        functional_call(network, weights, (task.inputs[0, :1].to("meta"),))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(widest)
+
+
+def _chunks(task: Task, recipe: Recipe | None = None) -> list[Task]:
+    """Split into equal parts of whole groups whose activations fit the budget.
+
+    In batches all models of a part see rows in one order: they are of one seed.
+    """
+    structured = structure_of(task.network) is not None
     budget = CUDA_CHUNK_BYTES if task.parameters.is_cuda else CHUNK_BYTES
     heads = isinstance(task.network, nn.Linear)  # those of one group share a product
     unit = task.models_per_group if heads or len(task.inputs) > 1 else 1
+    if has_dropout(task.network) or (
+        not structured and _activation_bytes(task.part(0, 1), recipe) > budget
+    ):
+        unit = 1
     units = task.models // unit
-    count = min(units, -(-_activation_bytes(task) // budget))
+    count = min(units, -(-_activation_bytes(task, recipe) // budget))
     bounds = [units * index // count * unit for index in range(count + 1)]
-    return [task.part(a, b) for a, b in pairwise(bounds)]
+    if recipe is not None and recipe.batch_size is not None:
+        seeds = task.seeds
+        bounds += [m for m in range(1, task.models) if seeds[m] != seeds[m - 1]]
+    return [task.part(a, b) for a, b in pairwise(sorted(set(bounds)))]
 
 
 def _join(fits: list[Fit]) -> Fit:

@@ -16,12 +16,16 @@ from ifcheck.objective import Objective
 @ENGINES.register("numba")
 @dataclass(frozen=True)
 class NumbaEngine:
-    """Compiled by numba, `pip install 'ifcheck[fast]'`: MLPs and heads, also Bayesian, on CPUs."""
+    """Compiled by numba, `pip install 'ifcheck[fast]'`: MLPs and heads, also Bayesian, on CPUs.
+
+    In full batches, by Adam as it is and without early stop.
+    """
 
     rank: ClassVar[int] = 0
 
-    def supports(self, network: nn.Module, objective: Objective) -> bool:
-        known = is_structured(network, objective)
+    def supports(self, network: nn.Module, objective: Objective, recipe: Recipe) -> bool:
+        plain = recipe.batch_size is None and recipe.early_stop is None and not recipe.amsgrad
+        known = plain and is_structured(network, objective)
         on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
         return known and on_cpu and _numba_works()
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from ifcheck.engines.base import Task
 from ifcheck.engines.padding import pad_columns
 from ifcheck.models import MLP
 from ifcheck.models.moments import SELU_ALPHA, SELU_SCALE
-from ifcheck.objective import weighted_mean
-from ifcheck.params import Layout
 
 
 class Kernel(Protocol):
@@ -30,6 +26,9 @@ class Kernel(Protocol):
     def from_flat(self, flat: Tensor) -> Tensor:
         """Return a copy of flat parameters (models, P) in the kernel's own order."""
 
+    def look_at(self, rows: Task) -> None:
+        """Differentiate on these rows from now on: the task's own, or a batch of them."""
+
     def differentiate(self) -> tuple[Tensor, Tensor]:
         """Return each model's loss (models,) and its gradient, valid until the next call.
 
@@ -42,54 +41,6 @@ class Kernel(Protocol):
 
     def probe(self) -> Tensor:
         """Return the loss of each model on each probe row. Shape: (models, tests)."""
-
-
-class GenericKernel:
-    """Any `nn.Module`: `vmap` over `functional_call`, then one backward pass."""
-
-    def __init__(self, task: Task) -> None:
-        self.parameters = self.from_flat(task.parameters)
-        self.task = task
-        # functional_call puts parameters into the module: every thread needs one of its own.
-        self._network = copy.deepcopy(task.network)
-        self._layout = Layout.of(task.network)
-        self._is_rho = self._layout.is_rho.to(task.parameters.device)
-        self._weights = task.weights.unflatten(0, (len(task.inputs), -1))
-
-    def to_flat(self, parameters: Tensor) -> Tensor:
-        return parameters.clone()
-
-    def from_flat(self, flat: Tensor) -> Tensor:
-        return flat.clone()
-
-    def differentiate(self) -> tuple[Tensor, Tensor]:
-        leaf = self.parameters.detach().requires_grad_()
-        losses = self._losses(leaf, self.task.inputs, self.task.targets)
-        weighted = weighted_mean(losses, self._weights).flatten()
-        if not self.task.objective.coupled:
-            weighted = weighted + self.task.objective.regulariser(leaf, self._is_rho)
-        (gradient,) = torch.autograd.grad(weighted.sum(), leaf)
-        return weighted.detach(), gradient
-
-    def gradient(self) -> Tensor:
-        return self.differentiate()[1]
-
-    def probe(self) -> Tensor:
-        inputs, targets = probes(self.task)
-        with torch.no_grad():
-            return self._losses(self.parameters, inputs, targets).flatten(0, 1)
-
-    def _losses(self, flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return per-example losses. Shape: (groups, models of a group, rows)."""
-        network, objective = self._network, self.task.objective
-
-        def one(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-            outputs = functional_call(network, parameters, (rows,))
-            return objective.per_example_loss(outputs, targets)
-
-        grouped = self._layout.unflatten(flat.unflatten(0, (len(inputs), -1)))
-        losses: Tensor = vmap(vmap(one, in_dims=(0, None)))(grouped, inputs)
-        return losses
 
 
 class MLPKernel:
@@ -106,17 +57,20 @@ class MLPKernel:
         self.task = task
         self._sizes = task.network.layer_sizes
         self._activation = ACTIVATIONS[task.network.activation]
-        self._inputs = expanded(task, task.inputs)
-        self._output = _SoftmaxOutput(task, self._sizes[-1])
         self._gradient = torch.zeros_like(self.parameters)
         self._layers = layer_views(self.parameters, self._sizes)
         self._layer_gradients = layer_views(self._gradient, self._sizes)
+        self.look_at(task)
 
     def to_flat(self, parameters: Tensor) -> Tensor:
         return parameters[:, : self.task.parameters.shape[1]].clone()
 
     def from_flat(self, flat: Tensor) -> Tensor:
         return pad_columns(flat)
+
+    def look_at(self, rows: Task) -> None:
+        self._inputs = expanded(rows, rows.inputs)
+        self._output = _SoftmaxOutput(rows, self._sizes[-1])
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         activations = self._forward(self._inputs)
@@ -171,15 +125,18 @@ class HeadKernel:
         self.parameters = self.from_flat(task.parameters)
         self._gradient = torch.zeros_like(self.parameters)
         self.task = task
-        self._inputs = _with_ones(task.inputs)
-        self._transposed = self._inputs.transpose(1, 2)
-        self._output = _SoftmaxOutput(task, self._classes)
+        self.look_at(task)
 
     def to_flat(self, parameters: Tensor) -> Tensor:
         return parameters[:, self._to_flat]
 
     def from_flat(self, flat: Tensor) -> Tensor:
         return pad_columns(flat[:, self._to_kernel])
+
+    def look_at(self, rows: Task) -> None:
+        self._inputs = _with_ones(rows.inputs)
+        self._transposed = self._inputs.transpose(1, 2)
+        self._output = _SoftmaxOutput(rows, self._classes)
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         losses, delta = self._output.differentiate(self._logits(self._inputs))

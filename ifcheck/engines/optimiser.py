@@ -17,6 +17,7 @@ RATE_EPSILON = 1e-8  # ReduceLROnPlateau's: smaller decays of the rate are ignor
 class Adam:
     """`torch.optim.Adam` with coupled weight decay, one learning rate per model.
 
+    With `largest_square` (models, params) it is AMSGrad.
     The operations and their order are those of torch's single-tensor implementation, so
     that a model's float64 trajectory equals the sequential one up to its gradient's rounding.
     """
@@ -27,12 +28,14 @@ class Adam:
         weight_decay: float,
         mean: Tensor | None = None,
         square: Tensor | None = None,
+        largest_square: Tensor | None = None,
     ) -> None:
         self.parameters = parameters  # (models, params), updated in place
         self.weight_decay = weight_decay
         self.steps = 0
         self.mean = torch.zeros_like(parameters) if mean is None else mean
         self.square = torch.zeros_like(parameters) if square is None else square
+        self.largest_square = largest_square
         self._scratch = torch.empty_like(parameters)
 
     def step(self, gradient: Tensor, rates: Tensor, moving: Tensor | None = None) -> None:
@@ -43,7 +46,9 @@ class Adam:
         if moving is None or bool(moving.all()):
             self._step(gradient, rates)
             return
-        state = (self.parameters, self.mean, self.square)
+        state = [self.parameters, self.mean, self.square]
+        if self.largest_square is not None:
+            state.append(self.largest_square)
         before = [value.clone() for value in state]
         self._step(gradient, rates)
         for value, former in zip(state, before, strict=True):
@@ -55,7 +60,10 @@ class Adam:
             gradient.add_(self.parameters, alpha=self.weight_decay)
         self.mean.lerp_(gradient, 1 - BETA1)
         self.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        denominator = torch.sqrt(self.square, out=self._scratch)
+        square = self.square
+        if self.largest_square is not None:
+            square = torch.maximum(self.largest_square, square, out=self.largest_square)
+        denominator = torch.sqrt(square, out=self._scratch)
         denominator.div_((1 - BETA2**self.steps) ** 0.5).add_(EPSILON)
         sizes = (rates / (1 - BETA1**self.steps)).to(gradient.dtype)
         update = torch.mul(self.mean, sizes[:, None], out=gradient)
@@ -73,10 +81,14 @@ class Schedule(Protocol):
 
     @property
     def bad_epochs(self) -> Tensor:
-        """The epochs since then."""
+        """The epochs since then, or since the rate was lowered."""
+
+    @property
+    def stale_epochs(self) -> Tensor:
+        """The epochs since then, whatever the rate did."""
 
     def moving(self, epoch: int) -> Tensor | None:
-        """Return which models move in this epoch if `stop_at_floor` is asked; None: all."""
+        """Return which models move in this epoch if some may rest; None: all."""
 
     def listening(self, epoch: int) -> bool:
         """Return whether any loss of this epoch can matter; if not, none of a later one can."""
@@ -93,27 +105,40 @@ class Plateau:
 
     def __init__(self, recipe: Recipe, state: State) -> None:
         self.recipe = recipe
-        self.rates, self.best, self.bad_epochs = state.rates, state.best, state.bad_epochs.clone()
+        self.rates, self.best = state.rates, state.best
+        self.bad_epochs, self.stale_epochs = state.bad_epochs.clone(), state.stale_epochs.clone()
 
     def moving(self, epoch: int) -> Tensor | None:
-        """Return which models' rates can still fall."""
-        return self._above_floor()
+        """Return which models' rates can still fall, and which have not stopped early."""
+        going: Tensor | None = self._above_floor() if self.recipe.stop_at_floor else None
+        if self.recipe.early_stop is not None:
+            going = self._going() if going is None else going & self._going()
+        return going
+
+    def _going(self) -> Tensor:
+        """Return which models have not stopped early."""
+        limit = math.inf if self.recipe.early_stop is None else self.recipe.early_stop
+        return self.stale_epochs < limit
 
     def _above_floor(self) -> Tensor:
         return self.rates - self.rates * self.recipe.factor > RATE_EPSILON
 
     def listening(self, epoch: int) -> bool:
-        """Return whether any rate can still fall."""
-        return bool(self._above_floor().any())
+        """Return whether any rate can still fall, or any model stop early."""
+        return self.recipe.early_stop is not None or bool(self._above_floor().any())
 
     def step(self, epoch: int, losses: Tensor | None) -> None:
-        """Take note of the losses (models,) and lower the rates whose patience is exhausted."""
+        """Take note of the losses (models,) and lower the rates whose patience is exhausted.
+
+        For models that have stopped early time stands still.
+        """
         if losses is None:
             return
-        current = losses.to(torch.float64)
-        better = current < self.best * (1.0 - self.recipe.threshold)
+        current, going = losses.to(torch.float64), self._going()
+        better = going & (current < self.best * (1.0 - self.recipe.threshold))
         self.best = torch.where(better, current, self.best)
-        self.bad_epochs.add_(1.0).masked_fill_(better, 0.0)
+        for epochs in (self.bad_epochs, self.stale_epochs):
+            epochs.add_(going).masked_fill_(better, 0.0)
         exhausted = self.bad_epochs > self.recipe.patience
         lowered = exhausted & self._above_floor()
         self.rates = torch.where(lowered, self.rates * self.recipe.factor, self.rates)
@@ -136,6 +161,10 @@ class PlateauThenAnneal:
     @property
     def bad_epochs(self) -> Tensor:
         return self._plateau.bad_epochs
+
+    @property
+    def stale_epochs(self) -> Tensor:
+        return self._plateau.stale_epochs
 
     def moving(self, epoch: int) -> Tensor | None:
         return None if epoch > self._averaging.start else self._plateau.moving(epoch)

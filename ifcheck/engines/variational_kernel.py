@@ -59,8 +59,8 @@ class VariationalKernel:
         self._share = torch.zeros_like(self.parameters[0])  # of each term of the KL divergence
         self._share[self._places] = objective.kl_weight / objective.rows
         self._is_rho = torch.arange(len(self._share), device=self._share.device) >= self._half
-        self._inputs = self._expand(task.inputs)
-        self._output = _GaussianOutput(task, objective.noise, self._sizes[-1])
+        self._noise = objective.noise
+        self.look_at(task)
         self._gradient = torch.zeros_like(self.parameters)
         self._means, self._rho = self.parameters.split(self._half, dim=1)
         self._layers = layer_views(self._means, self._sizes)
@@ -75,6 +75,10 @@ class VariationalKernel:
         values = torch.zeros_like(flat[:, :1]).repeat(1, 2 * self._half)
         values[:, self._places] = flat
         return values
+
+    def look_at(self, rows: Task) -> None:
+        self._inputs = self._expand(rows.inputs)
+        self._output = _GaussianOutput(rows, self._noise, self._sizes[-1])
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         variances = variance_of(self._rho)

@@ -32,7 +32,7 @@ class Warm:
 
     def remove(self, problem: RemovalProblem, progress: Progress = silent) -> Truth:
         task = _head_task(problem) if problem.params == "head" else _whole_task(problem)
-        name, engine = select_engine(problem.engine, task.network, task.objective)
+        name, engine = select_engine(problem.engine, task.network, task.objective, problem.recipe)
         fit = engine.fit(task, problem.recipe, progress)
         return replace(_truth(problem, task, fit), engine=name)
 

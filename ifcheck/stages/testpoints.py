@@ -163,7 +163,8 @@ def _train(
         probe_targets=targets,
     )
     progress = reporter.step("finding the test point", parts * SEARCH_EPOCHS)
-    fit = select_engine("auto", network, objective)[1].fit(task, Recipe(SEARCH_EPOCHS), progress)
+    recipe = Recipe(SEARCH_EPOCHS)
+    fit = select_engine("auto", network, objective, recipe)[1].fit(task, recipe, progress)
     if fit.probe_losses is None:
         raise RuntimeError("the engine did not record the losses")
     return fit.probe_losses[:, :, -1].numpy()

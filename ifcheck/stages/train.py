@@ -133,7 +133,9 @@ def _fit(
 ) -> tuple[list[Network], Fit, str]:
     """Train, and leave the result in the returned networks; the engine's name comes last."""
     networks, task = training_task(setup, split)
-    name, engine = select_engine(setup.config.run.engine, task.network, task.objective)
+    name, engine = select_engine(
+        setup.config.run.engine, task.network, task.objective, setup.recipe
+    )
     progress = reporter.step(
         f"training {len(networks)} networks ({name})", task.models * setup.recipe.epochs
     )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck.engines import Fit, NumbaEngine, Recipe, State, Task, silent
-from ifcheck.engines.batched import STRUCTURED, TorchEngine, VmapEngine, descend
+from ifcheck.engines.batched import STRUCTURED, TorchEngine, VmapEngine
+from ifcheck.engines.descent import descend
 from ifcheck.engines.kernels import Kernel
 from ifcheck.models import MLP, initialise
 from ifcheck.models.mlp import MLPSpec
@@ -40,7 +41,10 @@ class Replay:
 
     def __init__(self, rates: Sequence[Sequence[float]]) -> None:
         self._recorded = torch.tensor(rates, dtype=torch.float64)
-        self.rates = self.best = self.bad_epochs = self._recorded[:, 0]
+        self.rates = self.best = self.bad_epochs = self.stale_epochs = self._recorded[:, 0]
+
+    def moving(self, epoch: int) -> Tensor | None:
+        return None
 
     def listening(self, epoch: int) -> bool:
         return False
@@ -70,7 +74,7 @@ def with_kernel(kernel: Callable[[Task], Kernel]) -> Descent:
     """The same with one of torch's kernels."""
 
     def follow(task: Task, recipe: Recipe, rates: Sequence[Sequence[float]]) -> Fit:
-        start = State.initial(task.parameters, recipe.learning_rate)
+        start = State.initial(task.parameters, recipe)
         return descend(kernel(task), recipe, start, Replay(rates))
 
     return follow

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ifcheck.engines import Fit, Recipe, Task
 from ifcheck.engines.batched import TorchEngine
-from ifcheck.engines.kernels import GenericKernel
+from ifcheck.engines.generic_kernel import GenericKernel
 from ifcheck.objective import Objective, uniform_weights, weights_without
 from ifcheck.params import stack_modules
 from ifcheck.variants import averaged

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import ifcheck.engines
 from ifcheck.engines import ENGINES, Fit, Recipe, Task, assess, batched, fast, select_engine
 from ifcheck.engines.batched import TorchEngine, VmapEngine
-from ifcheck.engines.kernels import GenericKernel, HeadKernel, MLPKernel
+from ifcheck.engines.generic_kernel import GenericKernel
+from ifcheck.engines.kernels import HeadKernel, MLPKernel
 from ifcheck.errors import UnknownName, UnusableInput
 from ifcheck.objective import Objective
 from ifcheck.variants import averaged
@@ -488,7 +489,7 @@ CHOICES = {
 def test_auto_takes_the_fastest_engine_that_fits(monkeypatch, network, objective, known, installed):
     monkeypatch.setattr(fast, "find_spec", lambda name: object() if installed else None)
     expected = "vmap" if not known else "numba" if installed else "torch"
-    name, engine = select_engine("auto", network, objective)
+    name, engine = select_engine("auto", network, objective, Recipe(1))
     assert name == expected
     assert engine == ENGINES.create(expected)
 
@@ -496,18 +497,18 @@ def test_auto_takes_the_fastest_engine_that_fits(monkeypatch, network, objective
 def test_numba_leaves_other_devices_to_torch(monkeypatch):
     monkeypatch.setattr(fast, "find_spec", lambda name: object())
     elsewhere = nn.Linear(5, 3, device="meta")
-    assert select_engine("auto", elsewhere, Objective())[0] == "torch"
+    assert select_engine("auto", elsewhere, Objective(), Recipe(1))[0] == "torch"
 
 
 def test_a_named_engine_is_taken_though_a_faster_one_fits():
-    assert select_engine("vmap", nn.Linear(5, 3), Objective()) == ("vmap", VmapEngine())
+    assert select_engine("vmap", nn.Linear(5, 3), Objective(), Recipe(1)) == ("vmap", VmapEngine())
 
 
 def test_a_named_engine_that_does_not_fit_is_refused():
     with pytest.raises(
         UnusableInput, match="'torch' cannot train Sequential here: Structured"
     ) as error:
-        select_engine("torch", nn.Sequential(nn.Linear(5, 3)), Objective())
+        select_engine("torch", nn.Sequential(nn.Linear(5, 3)), Objective(), Recipe(1))
     assert "--engine auto" in error.value.remedy
 
 
@@ -515,17 +516,17 @@ def test_numba_that_cannot_be_imported_is_left_out(monkeypatch):
     """It refuses, for example, a numpy that is newer than it knows."""
     monkeypatch.delattr(ifcheck.engines, "compiled", raising=False)
     monkeypatch.setitem(sys.modules, "ifcheck.engines.compiled", None)
-    assert select_engine("auto", nn.Linear(5, 3), Objective())[0] == "torch"
+    assert select_engine("auto", nn.Linear(5, 3), Objective(), Recipe(1))[0] == "torch"
 
 
 def test_numba_that_is_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr(fast, "find_spec", lambda name: None)
     with pytest.raises(UnusableInput, match=r"ifcheck\[fast\]") as error:
-        select_engine("numba", nn.Linear(5, 3), Objective())
+        select_engine("numba", nn.Linear(5, 3), Objective(), Recipe(1))
     assert "--engine auto" in error.value.remedy
 
 
 def test_an_unknown_engine_suggests_a_near_name():
     with pytest.raises(UnknownName, match="unknown engine 'troch'") as error:
-        select_engine("troch", nn.Linear(5, 3), Objective())
+        select_engine("troch", nn.Linear(5, 3), Objective(), Recipe(1))
     assert "'torch'" in error.value.remedy

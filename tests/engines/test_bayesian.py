@@ -10,7 +10,7 @@ from torch import distributions, nn
 
 from ifcheck.engines import Recipe, Task, assess
 from ifcheck.engines.batched import TorchEngine, VmapEngine
-from ifcheck.engines.kernels import GenericKernel
+from ifcheck.engines.generic_kernel import GenericKernel
 from ifcheck.engines.padding import pad_rows
 from ifcheck.engines.structure import Structure, is_structured, structure_of
 from ifcheck.engines.variational_kernel import VariationalKernel
@@ -249,7 +249,7 @@ def test_every_engine_does_what_vmap_does(iris, engine, averaging, kind):
     plain = Recipe(60, learning_rate=0.05, patience=1, factor=0.5, record_every=7)
     recipe = averaged(plain) if averaging else plain
     fit, expected = engine.fit(task, recipe), VmapEngine().fit(task, recipe)
-    assert engine.supports(task.network, task.objective)
+    assert engine.supports(task.network, task.objective, Recipe(1))
     assert torch.equal(fit.recorded_epochs, expected.recorded_epochs)
     for field in ("parameters", "live", "learning_rate", "losses", "probe_losses"):
         one, other = getattr(fit, field), getattr(expected, field)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck.engines import Task
-from ifcheck.engines.kernels import GenericKernel, HeadKernel, Kernel, MLPKernel
+from ifcheck.engines.generic_kernel import GenericKernel
+from ifcheck.engines.kernels import HeadKernel, Kernel, MLPKernel
 from ifcheck.objective import Objective
 from tests import oracles
 from tests.engines.conftest import CLASSES, bilinear_task, head_task, mlp_task

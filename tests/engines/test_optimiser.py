@@ -16,7 +16,7 @@ from ifcheck.variants import averaged
 
 def start(recipe: Recipe, models: int) -> State:
     """Where the descent of models begins whose parameters do not matter."""
-    return State.initial(torch.zeros(models, 1), recipe.learning_rate)
+    return State.initial(torch.zeros(models, 1), recipe)
 
 
 def torch_optimiser(rate: float) -> torch.optim.Optimizer:

@@ -123,7 +123,17 @@ class Descent:
         rates, best, bad_epochs, averaged = torch.from_numpy(self._models.schedule).unbind(1)
         return Fit(
             parameters=average if bool((averaged > 0).any()) else live,
-            state=State(self._recipe.epochs, live, mean, square, rates, best, bad_epochs),
+            state=State(
+                epoch=self._recipe.epochs,
+                parameters=live,
+                mean=mean,
+                square=square,
+                rates=rates,
+                best=best,
+                bad_epochs=bad_epochs,
+                stale_epochs=torch.zeros_like(bad_epochs),  # no recipe asks for it here
+                largest_square=live[:, :0],
+            ),
             recorded_epochs=torch.tensor([*epochs, self._recipe.epochs]),
             losses=torch.cat([losses, last_losses[:, None]], dim=1),
             probe_losses=probes,

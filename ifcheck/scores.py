@@ -115,8 +115,7 @@ def influence_scores(model: LocalModel, estimator: Estimator) -> Scores:
         matrix = matrix + torch.diag(model.regulariser_curvature)
     prepared = SOLVERS.create(estimator.solver).prepare(matrix, estimator.damping)
     solution = prepared.solve(model.test_gradients)
-    rows = len(model.train_gradients)
-    products = solution.x @ model.train_gradients.mT
+    rows, products = model.rows, model.train_products(solution.x)
     if estimator.normalisation == "n":
         values = products / rows
     else:

@@ -2,7 +2,12 @@
 
 from ifcheck.artifacts.arrays import Artifact, read_artifact, write_artifact
 from ifcheck.artifacts.caches import CACHE_VARIABLE, cache_folder
-from ifcheck.artifacts.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ifcheck.artifacts.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    trained_network,
+    write_checkpoint,
+)
 from ifcheck.artifacts.files import atomic_write, find_checkpoints, require_free, write_text
 
 __all__ = [
@@ -15,6 +20,7 @@ __all__ = [
     "read_artifact",
     "read_checkpoint",
     "require_free",
+    "trained_network",
     "write_artifact",
     "write_checkpoint",
     "write_text",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ifcheck import provenance
-from ifcheck.artifacts.files import atomic_write
-from ifcheck.errors import ArtifactUnreadable
+from ifcheck.artifacts.files import atomic_write, find_checkpoints
+from ifcheck.errors import ArtifactUnreadable, IfcheckError
 
 SCHEMA_VERSION = 1
 
@@ -68,6 +69,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 remedy="The network has diverged: train it again.",
             )
     return Checkpoint(path, provenance.file_digest(path), state, meta)
+
+
+def trained_network(sources: Sequence[Path]) -> str | None:
+    """Return the name of the network that checkpoints hold, where ifcheck wrote the first of them.
+
+    Reads no tensor, and raises nothing: what is wrong with the files is told by who reads them.
+    """
+    with suppress(IfcheckError, SafetensorError, OSError, ValueError, TypeError, LookupError):
+        with safe_open(find_checkpoints(sources)[0], framework="pt") as file:
+            described = json.loads((file.metadata() or {})["ifcheck"])
+        return str(described["config"]["network"]["name"])
+    return None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +47,20 @@ class Session:
     print_config: bool
     dry_run: bool
 
-    def configure(self, flags: Mapping[str, Any]) -> Config:
-        """Merge defaults, file and flags; show the result and stop if that was asked for."""
+    def configure(self, flags: Mapping[str, Any], sources: Sequence[Path] = ()) -> Config:
+        """Merge defaults, file and flags; show the result and stop if that was asked for.
+
+        The defaults are those of the network that `sources` hold, where that is known.
+        """
         from ifcheck.config import load_config
 
-        config = load_config(self.config_file, {**self.flags, **flags}, self.assignments)
+        network = None
+        if sources:
+            from ifcheck.artifacts import trained_network
+
+            network = trained_network(sources)
+        given = {**self.flags, **flags}
+        config = load_config(self.config_file, given, self.assignments, network)
         if self.print_config:
             self._print(config)
             raise typer.Exit

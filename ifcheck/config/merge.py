@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ifcheck.config.sections import Config
+from ifcheck.config.studies import completed
 from ifcheck.errors import UnknownName, UnusableInput
 
 
@@ -43,12 +44,14 @@ def load_config(
     file: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     assignments: tuple[str, ...] = (),
+    network: str | None = None,
 ) -> Config:
-    """Merge what the user gave over the defaults.
+    """Merge what the user gave over the defaults of the network's study, and these over all others.
 
-    Raises: UnknownName for a key that does not exist, UnusableInput for an unusable value.
+    `network` says which where the user does not. Raises: UnknownName for a key that does not
+    exist, UnusableInput for an unusable value.
     """
-    return config_from_dict(merge_settings(file, flags, assignments))
+    return config_from_dict(completed(merge_settings(file, flags, assignments), network))
 
 
 def given_values(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -41,13 +42,19 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
-    """How the base models are trained."""
+    """How the base models are trained; retraining shares all but the epochs.
+
+    Without `batch_size` every step is on all rows; `early_stop` counts epochs without improvement.
+    """
 
     seeds: Seeds = tuple(range(50))
     epochs: Positive = 60_000
     learning_rate: PositiveFloat = 1e-3
     patience: Positive = 100
     factor: Share = 0.1
+    batch_size: Positive | None = None
+    early_stop: Positive | None = None
+    amsgrad: bool = False
     dtype: Precision = "float32"
     polish: Literal["none", "head"] = "none"
     stop_at_lr_floor: bool = False
@@ -105,11 +112,13 @@ class StudyConfig:
 
     `sizes` is a list of sweeps over options of the network; each is crossed within itself,
     and the union of all of them, without repetition, is studied. `variants` that are not
-    given are all that are registered.
+    given are all that are registered; `variant_options` are theirs by name, where they depart
+    from those of the variant itself.
     """
 
     sizes: tuple[dict[str, Any], ...] = ()
     variants: Names | None = None
+    variant_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     estimators: Names = ("objective", "paper", "authors")
     truths: Names = ("warm", "newton")
 

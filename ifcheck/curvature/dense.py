@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jvp, vmap
 
+from ifcheck.models import ROWS_AT_ONCE
 from ifcheck.objective import Objective, weighted_mean
 from ifcheck.params import Layout
 
@@ -34,6 +35,24 @@ class Differentiable:
             self.parameters, inputs, targets
         )
         return gradients
+
+    def row_products(self, inputs: Tensor, targets: Tensor, directions: Tensor) -> Tensor:
+        """Return the derivative of each row's loss along directions (D, params).
+
+        By forward-mode differentiation: one pass over the rows for each direction, and no
+        gradient of any row. Shape: (D, rows).
+        """
+        return torch.stack([self._along(inputs, targets, direction) for direction in directions])
+
+    def _along(self, inputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
+        parts = []
+        for rows in torch.arange(len(targets)).split(ROWS_AT_ONCE):
+
+            def losses(selected: Tensor, rows: Tensor = rows) -> Tensor:
+                return self._losses(selected, inputs[rows], targets[rows])
+
+            parts.append(jvp(losses, (self.parameters,), (direction,))[1])
+        return torch.cat(parts)
 
     def mean_gradient(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Return the gradient of the weighted data loss. Shape: (params,)."""

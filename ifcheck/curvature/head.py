@@ -11,12 +11,19 @@ are problems that are solved side by side.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+OUTER_VALUES = 1 << 22  # of outer products that are alive together: 32 MB
+JOINT_VALUES = 1 << 23  # of p (x) h that are alive together: 64 MB
+PRODUCT_WIDTH = 384  # columns of a product of matrices from which it is fast
 
 
 def with_bias_column(features: Tensor) -> Tensor:
@@ -59,20 +66,33 @@ class SoftmaxHeadLoss:
         return matrix_to_flat(weighted.mT @ with_bias_column(features))
 
     def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the Hessian of the weighted data loss, which the targets have no part in.
-
-        The rows' outer products h~ h~^T, (rows, (F + 1)^2), are shared by all problems whose
-        features are broadcast, so that one matrix product serves them all.
-        """
-        probabilities = self.logits(flat, features).softmax(-1)
-        curvature = torch.diag_embed(probabilities) - outer(probabilities, probabilities)
+        """Return the Hessian of the weighted data loss, which the targets have no part in."""
+        p = self.logits(flat, features).softmax(-1)
         columns = with_bias_column(features)
-        blocks = weighted_outer(curvature * weights[..., None, None], columns, columns)
-        return as_matrix(blocks, flat_order(self.classes, columns.shape[-1], columns.device))
+        order = flat_order(self.classes, columns.shape[-1], columns.device)
+        if columns.dim() == 2 and columns.numel() * columns.shape[-1] > OUTER_VALUES:
+            shares = weights.expand(p.shape[:-1]).reshape(-1, len(columns))
+            each = [
+                joint_outer(columns, *problem)
+                for problem in zip(p.reshape(-1, *p.shape[-2:]), shares, strict=True)
+            ]
+            blocks = torch.stack(each).view(*p.shape[:-2], *each[0].shape)
+        else:
+            curvature = torch.diag_embed(p) - outer(p, p)
+            summed = weighted_outer((curvature * weights[..., None, None]).flatten(-2), columns)
+            blocks = summed.unflatten(-3, (self.classes, self.classes))
+        return as_matrix(blocks, order)
+
+    def row_products(
+        self, flat: Tensor, features: Tensor, targets: Tensor, directions: Tensor
+    ) -> Tensor:
+        moved = with_bias_column(features) @ flat_to_matrix(directions, self.classes).mT
+        residual: Tensor = self._residual(flat, features, targets)
+        return (moved * residual).sum(-1)
 
     def logits(self, flat: Tensor, features: Tensor) -> Tensor:
         """Return the logits. Shape: (..., rows, classes)."""
-        return with_bias_column(features) @ flat_to_matrix(flat, self.classes).mT
+        return times_columns(with_bias_column(features), flat_to_matrix(flat, self.classes))
 
     def _residual(self, flat: Tensor, features: Tensor, targets: Tensor) -> Tensor:
         probabilities = self.logits(flat, features).softmax(-1)
@@ -84,18 +104,64 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
     return left.unsqueeze(-1) * right.unsqueeze(-2)
 
 
-def weighted_outer(curvature: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return sum_i curvature_i (x) left_i right_i^T over rows.
+def times_columns(columns: Tensor, matrices: Tensor) -> Tensor:
+    """Return columns (..., rows, A) @ matrices (..., C, A)^T, in one product where rows are shared.
 
-    Shapes: (..., rows, C, C), (..., rows, A), (..., rows, B) -> (..., C, C, A, B). The outer
-    products are formed once for all problems whose `left` and `right` are broadcast.
+    Shape: (..., rows, C).
     """
-    classes = curvature.shape[-1]
-    products = outer(left, right).flatten(-2)
-    blocks = curvature.flatten(-2).mT @ products
-    shapes = blocks.unflatten(-1, (left.shape[-1], right.shape[-1]))
-    separate: Tensor = shapes.unflatten(-3, (classes, classes))
-    return separate
+    if columns.dim() == 2 and matrices.dim() == 3:
+        side_by_side = columns @ matrices.flatten(0, 1).mT
+        stacked: Tensor = side_by_side.unflatten(1, matrices.shape[:2])
+        return stacked.movedim(1, 0)
+    return columns @ matrices.mT
+
+
+def weighted_outer(weights: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:
+    """Return sum_i weights_i left_i right_i^T over rows, block by block of rows.
+
+    Shapes: (..., rows, K), (..., rows, A), (..., rows, B) -> (..., K, A, B); without `right` it is
+    `left`. The outer products are formed once for all problems whose sides are broadcast.
+    """
+    right = left if right is None else right
+    sizes = left.shape[-1], right.shape[-1]
+    total = None
+    for rows in row_blocks(left.shape[-2], math.prod(sizes), OUTER_VALUES):
+        products = outer(left[..., rows, :], right[..., rows, :]).flatten(-2)
+        summed = weights[..., rows, :].mT @ products
+        total = summed if total is None else total.add_(summed)
+    if total is None:
+        raise ValueError("there are no rows to sum over")
+    result: Tensor = total.unflatten(-1, sizes)
+    return result
+
+
+def joint_outer(columns: Tensor, probabilities: Tensor, weights: Tensor) -> Tensor:
+    """Return sum_i w_i (diag(p_i) - p_i p_i^T) (x) h_i h_i^T, for many rows of many features.
+
+    Products of matrices of some classes with all that follow them: half of the symmetric whole,
+    and wide enough to be fast. Shapes: (rows, A), (rows, C), (rows,) -> (C, C, A, A).
+    """
+    classes, size = probabilities.shape[1], columns.shape[1]
+    matrix = columns.new_zeros(classes * size, classes * size)
+    width = -(-PRODUCT_WIDTH // size) * size  # whole classes
+    bounds = [*range(0, len(matrix), width), len(matrix)]
+    for rows in row_blocks(len(columns), classes * size, JOINT_VALUES):
+        h = columns[rows] * weights[rows, None].sqrt()
+        joint = (probabilities[rows, :, None] * h[:, None]).flatten(1)  # p (x) h
+        for first, last in pairwise(bounds):
+            matrix[first:last, first:].addmm_(joint[:, first:last].mT, joint[:, first:], alpha=-1)
+        for first in range(0, len(matrix), size):
+            own = slice(first, first + size)
+            matrix[own, own].addmm_(h.mT, joint[:, own])
+    whole = matrix.triu().add_(matrix.triu(1).mT)
+    blocks: Tensor = whole.view(classes, size, classes, size)
+    return blocks.movedim(1, 2)
+
+
+def row_blocks(rows: int, values: int, alive: int) -> Iterator[slice]:
+    """Return blocks of rows of so many values each, of which `alive` may be there together."""
+    step = max(1, alive // values)
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def as_matrix(blocks: Tensor, order: Tensor) -> Tensor:

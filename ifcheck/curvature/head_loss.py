@@ -28,6 +28,14 @@ class HeadLoss(Protocol):
     def row_gradients(self, flat: Tensor, features: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient of each row's loss. Shape: (..., rows, P)."""
 
+    def row_products(
+        self, flat: Tensor, features: Tensor, targets: Tensor, directions: Tensor
+    ) -> Tensor:
+        """Return the derivative of each row's loss along directions (D, P), for one problem.
+
+        One pass over the features and no gradient of any row. Shape: (D, rows).
+        """
+
     def mean_gradient(
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor
     ) -> Tensor:

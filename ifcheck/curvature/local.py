@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,8 @@ class LocalModel:
     """What influence functions know about a trained network, in float64."""
 
     hessian: Tensor  # (params, params) of the mean data loss, without regulariser
-    train_gradients: Tensor  # (rows, params)
+    rows: int  # that were trained on
+    train_products: Callable[[Tensor], Tensor]  # (D, params) -> (D, rows), see `row_products`
     test_gradients: Tensor  # (tests, params)
     regulariser_gradient: Tensor  # (params,)
     regulariser_curvature: Tensor  # (params,) the diagonal of its Hessian, which has no other part
@@ -54,7 +56,8 @@ def local_model(
     is_rho = layout.is_rho[positions].to(train[0].device)
     return LocalModel(
         hessian=model.hessian(*train, weights),
-        train_gradients=model.row_gradients(*train),
+        rows=len(train[1]),
+        train_products=lambda directions: model.row_products(*train, directions),
         test_gradients=model.row_gradients(*test),
         regulariser_gradient=objective.regulariser_gradient(model.parameters, is_rho),
         regulariser_curvature=objective.regulariser_curvature(model.parameters, is_rho),
@@ -78,9 +81,16 @@ def _closed_form(
     weights = uniform_weights(len(train[1]), features.dtype, features.device)
     loss = head_loss(network, objective)
     matrix = loss.hessian(head_flat, features, train[1], weights)
+
+    def train_products(directions: Tensor) -> Tensor:
+        whole = torch.zeros_like(head_flat).repeat(len(directions), 1)
+        whole[:, within] = directions
+        return loss.row_products(head_flat, features, train[1], whole)
+
     return LocalModel(
         hessian=matrix[within][:, within],
-        train_gradients=loss.row_gradients(head_flat, features, train[1])[:, within],
+        rows=len(train[1]),
+        train_products=train_products,
         test_gradients=loss.row_gradients(head_flat, test_features, test[1])[:, within],
         regulariser_gradient=objective.regulariser_gradient(head_flat[within], is_rho),
         regulariser_curvature=objective.regulariser_curvature(head_flat[within], is_rho),

@@ -24,6 +24,7 @@ from ifcheck.curvature.head import (
     flat_to_matrix,
     matrix_to_flat,
     outer,
+    times_columns,
     weighted_outer,
     with_bias_column,
 )
@@ -59,6 +60,18 @@ class VariationalHeadLoss:
         means, rho = (matrix.unsqueeze(-3) for matrix in self._matrices(flat))
         return _chain(means, rho, outer(of_mean, columns.mean), by_variance, by_square)
 
+    def row_products(
+        self, flat: Tensor, features: Tensor, targets: Tensor, directions: Tensor
+    ) -> Tensor:
+        columns = _columns(features)
+        slopes = self._slopes(self._outputs(flat, columns), targets)
+        means, rho = self._matrices(flat)
+        of_means, of_rho = self._matrices(directions)
+        variance = columns.square @ (torch.sigmoid(rho) * of_rho).mT
+        variance += columns.variance @ (2 * means * of_means).mT
+        moved = torch.stack([columns.mean @ of_means.mT, variance], dim=-2)
+        return (moved * slopes).sum((-2, -1))
+
     def mean_gradient(
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor
     ) -> Tensor:
@@ -72,22 +85,29 @@ class VariationalHeadLoss:
         means, rho = self._matrices(flat)
         _, by_variance, by_square = _sums(slopes * weights[..., None, None], columns)
         bends = bends * weights[..., None, None]
-        of_means, of_both = bends[..., :classes, :classes], bends[..., :classes, classes:]
-        of_variances = bends[..., classes:, classes:]
+        of_means = bends[..., :classes, :classes].flatten(-2)
+        of_both = bends[..., :classes, classes:].flatten(-2)
+        of_variances = bends[..., classes:, classes:].flatten(-2)
         h, q, s = columns
         rise, slope = 2 * means, torch.sigmoid(rho)  # d t / d W~ = rise * s~, d S~ / d rho~
-        mixed = weighted_outer(of_both, h, s) * _right(rise)
-        both_means = weighted_outer(of_means, h, h) + mixed + mixed.transpose(-4, -3).mT
-        both_means += _left(rise) * weighted_outer(of_variances, s, s) * _right(rise)
-        mean_rho = weighted_outer(of_both, h, q)
-        mean_rho = (mean_rho + _left(rise) * weighted_outer(of_variances, s, q)) * _right(slope)
-        both_rho = _left(slope) * weighted_outer(of_variances, q, q) * _right(slope)
+        mixed = self._blocks(of_both, h, s) * _right(rise)
+        both_means = self._blocks(of_means, h, h) + mixed + mixed.transpose(-4, -3).mT
+        both_means += _left(rise) * self._blocks(of_variances, s, s) * _right(rise)
+        mean_rho = self._blocks(of_both, h, q)
+        mean_rho = (mean_rho + _left(rise) * self._blocks(of_variances, s, q)) * _right(slope)
+        both_rho = _left(slope) * self._blocks(of_variances, q, q) * _right(slope)
         order = flat_order(classes, h.shape[-1], h.device)
         quarters = [as_matrix(blocks, order) for blocks in (both_means, mean_rho, both_rho)]
         upper = torch.cat(quarters[:2], dim=-1)
         lower = torch.cat([quarters[1].mT, quarters[2]], dim=-1)
         own = _join(2 * by_variance, by_square * slope * (1 - slope))
         return torch.cat([upper, lower], dim=-2) + torch.diag_embed(own)
+
+    def _blocks(self, bends: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Return the sum over rows for each pair of classes. Shape: (..., C, C, F + 1, F + 1)."""
+        summed = weighted_outer(bends, left, right)
+        blocks: Tensor = summed.unflatten(-3, (self.classes, self.classes))
+        return blocks
 
     def _matrices(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Return W~ and rho~, each (..., classes, F + 1)."""
@@ -97,8 +117,9 @@ class VariationalHeadLoss:
     def _outputs(self, flat: Tensor, columns: _Columns) -> Tensor:
         """Return the moments of the logits. Shape: (..., rows, 2, classes)."""
         means, rho = self._matrices(flat)
-        variance = columns.square @ softplus(rho).mT + columns.variance @ means.square().mT
-        return torch.stack([columns.mean @ means.mT, variance], dim=-2)
+        variance = times_columns(columns.square, softplus(rho))
+        variance = variance + times_columns(columns.variance, means.square())
+        return torch.stack([times_columns(columns.mean, means), variance], dim=-2)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         leading = outputs.shape[:-2]

@@ -34,6 +34,7 @@ class RemovalProblem:
     removed: Tensor  # (S, K) positions of the removed training rows
     train: tuple[Tensor, Tensor]  # inputs (N, ...), targets (N,)
     test: tuple[Tensor, Tensor]  # inputs (T, ...), targets (T,)
+    seeds: tuple[int, ...] = ()  # of each network; they name the order of batches
 
     @property
     def row_weights(self) -> Tensor:

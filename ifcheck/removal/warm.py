@@ -78,6 +78,7 @@ def _task(
         inputs=inputs,
         targets=problem.train[1],
         weights=weights.flatten(0, 1).to(start),
+        seeds=tuple(seed for seed in problem.seeds for _ in range(weights.shape[1])),
         probe_inputs=tests,
         probe_targets=problem.test[1],
     )

@@ -80,7 +80,9 @@ def _values(option: str, value: Any) -> tuple[Any, ...]:
 def _cell(config: Config, options: Mapping[str, Any], variant: str) -> Cell:
     """Build the configuration of one cell; options of other variants do not carry over."""
     network = config.network.name
-    own = config.variant.options if config.variant.name == variant else {}
+    own = config.study.variant_options.get(variant, {})
+    if config.variant.name == variant:
+        own = config.variant.options
     NETWORKS.create(network, options)
     VARIANTS.create(variant, own)
     spelled = NETWORKS.options(network) | dict(options)

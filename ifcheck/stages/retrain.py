@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ifcheck.artifacts import Artifact, read_artifact, write_artifact
 from ifcheck.config import Config, replace_section
-from ifcheck.engines import Recipe
 from ifcheck.errors import ArtifactMismatch, UnusableInput
 from ifcheck.models import Network, evaluate
 from ifcheck.removal import TRUTHS, RemovalProblem
@@ -147,7 +146,8 @@ def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
     settings, setup = run.setup.config.retrain, run.setup
     whole = settings.params == "all"
     dtype = setup.dtype if whole else torch.float64
-    recipe = _recipe(setup.config)
+    every = settings.trajectory_every if settings.trajectory else None
+    recipe = setup.plain_recipe(settings.epochs, every, settings.stop_at_lr_floor)
     live: Tensor | None = None
     if settings.swa_restart == "live" and setup.variant.recipe(recipe).averaging is not None:
         live = run.live_weights()
@@ -163,20 +163,9 @@ def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
         params=settings.params,
         normalisation=settings.normalisation,
         removed=torch.from_numpy(removed).to(setup.device),
+        seeds=setup.config.train.seeds,
         train=tensors["train"],
         test=tensors["test"],
-    )
-
-
-def _recipe(config: Config) -> Recipe:
-    settings = config.retrain
-    return Recipe(
-        epochs=settings.epochs,
-        learning_rate=config.train.learning_rate,
-        patience=config.train.patience,
-        factor=config.train.factor,
-        record_every=settings.trajectory_every if settings.trajectory else None,
-        stop_at_floor=settings.stop_at_lr_floor,
     )
 
 

@@ -64,15 +64,25 @@ class Setup:
     def recipe(self) -> Recipe:
         """How this variant's networks are trained."""
         settings = self.config.train
-        plain = Recipe(
-            epochs=settings.epochs,
+        plain = self.plain_recipe(
+            settings.epochs, max(1, settings.epochs // HISTORY_POINTS), settings.stop_at_lr_floor
+        )
+        return self.variant.recipe(plain)
+
+    def plain_recipe(self, epochs: int, record_every: int | None, stop_at_floor: bool) -> Recipe:
+        """Return what training and retraining have in common, for so many epochs."""
+        settings = self.config.train
+        return Recipe(
+            epochs=epochs,
             learning_rate=settings.learning_rate,
             patience=settings.patience,
             factor=settings.factor,
-            record_every=max(1, settings.epochs // HISTORY_POINTS),
-            stop_at_floor=settings.stop_at_lr_floor,
+            record_every=record_every,
+            stop_at_floor=stop_at_floor,
+            early_stop=settings.early_stop,
+            batch_size=settings.batch_size,
+            amsgrad=settings.amsgrad,
         )
-        return self.variant.recipe(plain)
 
     def split(self, test_ids: NDArray[np.int64]) -> Split:
         """Return the training rows that the configuration allows, and these test points.

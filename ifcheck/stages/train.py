@@ -124,6 +124,7 @@ def training_task(setup: Setup, split: Split) -> tuple[list[Network], Task]:
         inputs=inputs[None],
         targets=targets,
         weights=uniform_weights(len(targets), dtype, device).expand(len(networks), -1),
+        seeds=setup.config.train.seeds,
     )
     return networks, task
 

@@ -92,6 +92,32 @@ def test_hessian_is_that_of_the_oracle(problem):
     assert_allclose(matrix, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("width", [1, 7, 384])
+@pytest.mark.parametrize("alive", [1, 40, 1 << 22])
+def test_hessian_of_many_rows_is_that_of_the_oracle(problem, alive, width, monkeypatch):
+    """Block by block of rows, and by products of some classes with all that follow."""
+    for name in ("OUTER_VALUES", "JOINT_VALUES"):
+        monkeypatch.setattr(head, name, alive)
+    monkeypatch.setattr(head, "PRODUCT_WIDTH", width)
+    flat, features, targets, weights = problem.tensors()
+    matrix = head.SoftmaxHeadLoss(CLASSES).hessian(flat, features, targets, weights)
+    expected = problem.solved_by(lambda *p: oracles.head_hessian(*p, weight_decay=0))
+    assert_allclose(matrix, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("directions", [1, 5])
+def test_derivatives_along_directions_are_those_of_the_oracle_s_gradients(directions):
+    problem = make_problem()
+    flat, features, targets, _ = problem.tensors()
+    along = np.random.default_rng(1).normal(size=(directions, PARAMETERS))
+    found = head.SoftmaxHeadLoss(CLASSES).row_products(
+        flat, features, targets, torch.from_numpy(along)
+    )
+    rows = zip(problem.features, problem.targets, strict=True)
+    gradients = np.array([oracles.row_gradient(problem.flat, h, y) for h, y in rows])
+    assert_allclose(found, along @ gradients.T, rtol=1e-12, atol=1e-15)
+
+
 # --- against finite differences ------------------------------------------------------------
 
 

@@ -44,6 +44,23 @@ def tensors(arrays) -> list[torch.Tensor]:
 LOSS = VariationalHeadLoss(CLASSES, OBJECTIVES[0])
 
 
+def test_derivatives_along_directions_are_those_of_the_gradients():
+    """Gradients themselves are tested against differences below."""
+    flat, features, targets, _ = tensors(problem())
+    along = torch.from_numpy(np.random.default_rng(1).normal(size=(4, len(flat))))
+    found = LOSS.row_products(flat, features, targets, along)
+    expected = along @ LOSS.row_gradients(flat, features, targets).mT
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("alive", [1, 40])
+def test_blocks_of_rows_change_nothing_but_rounding(alive, monkeypatch):
+    rows = tensors(problem())
+    expected = LOSS.hessian(*rows)
+    monkeypatch.setattr("ifcheck.curvature.head.OUTER_VALUES", alive)
+    torch.testing.assert_close(LOSS.hessian(*rows), expected, rtol=1e-12, atol=1e-14)
+
+
 def test_losses_and_gradients_are_differences_of_a_plain_loss():
     flat, features, targets, weights = problem()
     t_flat, t_features, t_targets, t_weights = tensors(problem())

@@ -14,13 +14,14 @@ from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.curvature.variational_head import VariationalHeadLoss
 from ifcheck.models import VariationalSpec, initialise
 from ifcheck.models.mlp import MLPSpec
-from ifcheck.objective import Objective, VariationalObjective, uniform_weights
+from ifcheck.objective import Objective, VariationalObjective, uniform_weights, weights_without
 from ifcheck.params import Layout
 from ifcheck.removal import TRUTHS, RemovalProblem, Truth
 from ifcheck.removal.newton import (
     GRADIENT_TOLERANCE,
     MAX_STEPS,
     HeadProblem,
+    minimise_alike,
     minimise_head,
     polish_head,
 )
@@ -56,8 +57,14 @@ def softmax_problem(features, targets, weights, weight_decay: float) -> HeadProb
 # --- the truth -----------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[math.inf, 0.0], ids=["own-hessians", "shared-hessian"])
+def sharing(request, monkeypatch):
+    """Whether one Hessian serves all removals, which it does where there are many rows."""
+    monkeypatch.setattr("ifcheck.removal.newton.SHARED_WORK", request.param)
+
+
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_changes_are_those_of_the_exact_optima(make_problem, normalisation):
+def test_changes_are_those_of_the_exact_optima(make_problem, normalisation, sharing):
     problem = make_problem(normalisation=normalisation)
     truth = newton(problem)
     targets, test_targets = problem.train[1].numpy(), problem.test[1].tolist()
@@ -88,7 +95,7 @@ def test_null_run_removes_nothing(make_problem, normalisation):
         assert_allclose(truth.null_loss_after[s], expected, rtol=0, atol=1e-8)
 
 
-def test_every_optimum_has_its_certificate(make_problem):
+def test_every_optimum_has_its_certificate(make_problem, sharing):
     truth = newton(make_problem())
     assert truth.gradient_norm.shape == (2, 4)
     assert (truth.gradient_norm <= 1e-10).all()
@@ -115,7 +122,7 @@ def test_progress_reports_what_it_costs(make_problem):
 # --- degenerate rows -----------------------------------------------------------------------
 
 
-def test_only_row_removed_leaves_the_regulariser(make_problem):
+def test_only_row_removed_leaves_the_regulariser(make_problem, sharing):
     # its minimum is theta = 0: every class has probability 1/3
     problem = make_problem(normalisation="n", removed=torch.zeros(2, 1, dtype=torch.int64))
     one = problem.train[0][:1], problem.train[1][:1]
@@ -124,7 +131,7 @@ def test_only_row_removed_leaves_the_regulariser(make_problem):
     assert truth.converged.all()
 
 
-def test_mean_of_no_rows_has_no_optimum_and_spares_the_null_run(make_problem):
+def test_mean_of_no_rows_has_no_optimum_and_spares_the_null_run(make_problem, sharing):
     problem = make_problem(normalisation="n-1", removed=torch.zeros(2, 1, dtype=torch.int64))
     one = dataclasses.replace(problem, train=(problem.train[0][:1], problem.train[1][:1]))
     truth = newton(one)
@@ -290,6 +297,43 @@ def test_deep_networks_are_solved_on_their_last_features(make_problem):
     assert change.item() == pytest.approx(expected, rel=0, abs=1e-8)
 
 
+# --- one Hessian for all removals --------------------------------------------------------------
+
+
+def test_of_many_rows_a_few_hessians_serve_all_removals(monkeypatch):
+    """2,000 rows, the start far from the optimum: with Hessians of their own, 21 problems would
+    take over 80."""
+    monkeypatch.setattr("ifcheck.removal.newton.SHARED_WORK", 0.0)
+    features, targets = head_rows(rows=2_000)
+    weights = weights_without(2_000, torch.arange(-1, 20)[:, None], "n-1")
+    problem = softmax_problem(features, targets, weights, WEIGHT_DECAY)
+    start = torch.full_like(problem.is_rho, 3.0, dtype=torch.float64)
+    expected = minimise_head(problem, start.expand(21, -1))
+    made = []
+    hessian = HeadProblem.hessian
+
+    def counted(self, flat):
+        made.append(len(flat))
+        return hessian(self, flat)
+
+    monkeypatch.setattr(HeadProblem, "hessian", counted)
+    found = minimise_alike(problem, start)
+    assert found.converged.all()
+    assert found.positive_definite.all()
+    assert_allclose(found.flat, expected.flat, rtol=0, atol=1e-7)
+    assert sum(made) < 15
+
+
+@pytest.mark.parametrize("start", [0.0, 40.0, math.nan])
+def test_a_start_from_which_one_hessian_leads_nowhere(start, monkeypatch):
+    monkeypatch.setattr("ifcheck.removal.newton.SHARED_WORK", 0.0)
+    features, targets = head_rows()
+    weights = weights_without(40, torch.tensor([[-1], [3]]), "n-1")
+    problem = softmax_problem(features, targets, weights, WEIGHT_DECAY)
+    found = minimise_alike(problem, torch.full((15,), start, dtype=torch.float64))
+    assert found.converged.tolist() == [math.isfinite(start)] * 2
+
+
 # --- Bayesian heads --------------------------------------------------------------------------
 
 
@@ -316,7 +360,7 @@ def bayesian_objective(problem: RemovalProblem, network, weights):
     return objective
 
 
-def test_a_bayesian_head_s_optimum_is_scipy_s(make_problem):
+def test_a_bayesian_head_s_optimum_is_scipy_s(make_problem, sharing):
     """From the same start, by BFGS on differences of the plain objective."""
     problem = bayesian_problem(make_problem, normalisation="n")
     truth = newton(problem)

@@ -36,7 +36,7 @@ def eigen(
     Example: `ifcheck eigen run/ --method power --top 1 --out run/eigen.npz`
     """
     flags = {**dotted(locals(), DESCRIPTION_KEYS), **dotted(locals(), EIGEN_KEYS)}
-    config = session.configure(flags)
+    config = session.configure(flags, sources)
     from ifcheck.artifacts import require_free
     from ifcheck.cli.summaries import artifact_record, default_out, extreme, median
     from ifcheck.stages.eigen import eigen as run_stage

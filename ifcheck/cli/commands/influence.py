@@ -45,7 +45,7 @@ def influence(
     Example: `ifcheck influence run/ --estimator objective --out run/influence-objective.npz`
     """
     flags = {**dotted(locals(), DESCRIPTION_KEYS), **dotted(locals(), INFLUENCE_KEYS)}
-    config = session.configure(flags)
+    config = session.configure(flags, sources)
     from ifcheck.artifacts import require_free
     from ifcheck.cli.summaries import default_out
     from ifcheck.stages.influence import influence as run_stage

@@ -59,7 +59,7 @@ def retrain(
     Example: `ifcheck retrain run/ --truth warm --removals top-loss:40 --out run/retrain-warm.npz`
     """
     flags = {**dotted(locals(), DESCRIPTION_KEYS), **dotted(locals(), RETRAIN_KEYS)}
-    config = session.configure(flags)
+    config = session.configure(flags, sources)
     from ifcheck.artifacts import require_free
     from ifcheck.cli.summaries import default_out
     from ifcheck.stages.retrain import retrain as run_stage

@@ -685,3 +685,43 @@ def test_shipped_file_loads_and_states_only_departures(path):
 def test_shipped_file_says_what_it_is_for(path):
     first_line = path.read_text(encoding="utf-8").split("\n")[0]
     assert first_line.startswith("# ")
+
+
+# --- the studies of networks ------------------------------------------------------------------
+
+
+def test_a_network_brings_the_settings_of_its_study():
+    config = load_config(flags={"network.name": "lenet"})
+    assert (config.train.batch_size, config.train.epochs, config.retrain.epochs) == (1_024, 100, 30)
+    assert config.variant == Choice("l2", {"weight_decay": 0.001})
+    assert load_config().train.batch_size is None
+
+
+@pytest.mark.parametrize("variant", ["l2", "l2-swa"])
+def test_the_study_s_options_are_of_the_variant_that_is_chosen(variant):
+    flags = {"network.name": "fc", "variant.name": variant}
+    assert load_config(flags=flags).variant == Choice(variant, {"weight_decay": 0.001})
+    flags["variant.name"] = "bnn"
+    assert load_config(flags=flags).variant == Choice("bnn", {})
+
+
+def test_what_is_given_wins_over_the_study(yaml_file):
+    file = yaml_file("network: fc\ntrain: {epochs: 7}\nvariant: {weight_decay: 0.5}")
+    config = load_config(file, flags={"train.patience": 3}, assignments=("retrain.epochs=9",))
+    assert (config.train.epochs, config.train.patience, config.retrain.epochs) == (7, 3, 9)
+    assert config.train.amsgrad
+    assert config.variant == Choice("l2", {"weight_decay": 0.5})
+
+
+def test_what_a_run_holds_decides_where_nothing_is_given():
+    assert load_config(network="vgg13").retrain.epochs == 100
+    assert load_config(flags={"network.name": "mlp"}, network="vgg13").retrain.epochs == 7_500
+
+
+def test_studies_are_of_networks_that_exist_and_make_valid_settings():
+    from ifcheck.config.studies import STUDIES
+    from ifcheck.models import NETWORKS
+
+    for name in STUDIES:
+        assert name in NETWORKS
+        assert load_config(network=name).study.variants is not None

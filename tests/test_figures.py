@@ -10,10 +10,19 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.container import ErrorbarContainer
+from matplotlib.container import BarContainer, ErrorbarContainer
 
 from ifcheck.errors import OutputRefused, RunFailed, UnusableInput
-from ifcheck.figures import RankPanel, TrajectoryPanel, figure_1, figure_3, figure_4, figure_5
+from ifcheck.figures import (
+    RankPanel,
+    TrajectoryPanel,
+    figure_1,
+    figure_2,
+    figure_3,
+    figure_4,
+    figure_5,
+)
+from ifcheck.figures.bars import draw_bars
 from ifcheck.figures.canvas import DPI, LOOKS, looks
 from ifcheck.figures.removals import draw_ranks, draw_trajectories
 from ifcheck.figures.sweeps import draw_agreement, draw_eigenvalues
@@ -129,6 +138,7 @@ def picture_size(path):
     ("write", "content"),
     [
         (figure_1, study(ONE_SIZE, FIVE[:4], SIX[-2:])),
+        (figure_2, study(ONE_SIZE, FIVE[:4], SIX[-2:])),
         (figure_3, study(ONE_SIZE, FIVE[:4], SIX[-2:])),
         (figure_4, rank_panels(2)),
         (figure_5, trajectory_panels(2)),
@@ -183,7 +193,7 @@ def test_pyplot_stays_out(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("write", [figure_1, figure_3, figure_4, figure_5])
+@pytest.mark.parametrize("write", [figure_1, figure_2, figure_3, figure_4, figure_5])
 def test_empty_input_is_refused_and_writes_nothing(tmp_path, write):
     with pytest.raises(UnusableInput, match="draw") as caught:
         write(tmp_path / "figure.png", [])
@@ -201,10 +211,12 @@ def test_empty_input_is_refused_and_writes_nothing(tmp_path, write):
         lambda: draw_agreement(study(IRIS_SIZES, [*FIVE, "sam"], SIX)),
         lambda: draw_eigenvalues(study(IRIS_SIZES, FIVE)),
         lambda: draw_eigenvalues(study(IRIS_SIZES, FIVE, published_top_eigenvalue=-1e-6)),
+        lambda: draw_bars(study([(1, w) for w in (8, 16, 32, 64, 128)], FIVE, SIX)),
+        lambda: draw_bars(study(ONE_SIZE, ["l2"], SIX[:1])),
         lambda: draw_ranks(rank_panels(8)),
         lambda: draw_trajectories(trajectory_panels(5)),
     ],
-    ids=["one size", "iris", "log", "symlog", "ranks", "trajectories"],
+    ids=["one size", "iris", "log", "symlog", "bars", "one bar", "ranks", "trajectories"],
 )
 def test_texts_are_legible_and_do_not_overlap(figure):
     figure = figure()
@@ -527,3 +539,65 @@ def test_epochs_are_marked_at_round_numbers(last, ticks):
     epochs = np.array([0, last])
     panel = TrajectoryPanel("cell", epochs, np.array([[1.0, 2.0]]), 1.0)
     assert draw_trajectories([panel]).axes[0].get_xticks().tolist() == ticks
+
+
+# --- figure 2 ------------------------------------------------------------------------------------
+
+
+def networks_of_images(**columns):
+    pairs = [("objective", "warm"), ("authors", "warm")]
+    rows = study([(1, 128)], ["l2", "bnn"], pairs, network="fc")
+    rows += study([(None, None)], ["l2"], pairs, network="lenet")
+    return [{**row, **columns} for row in rows]
+
+
+def test_bars_are_as_high_as_the_rows_say():
+    rows = networks_of_images()
+    figure = draw_bars(rows)
+    assert [axes.get_title().replace("\n", " ") for axes in figure.axes] == [
+        "estimator objective, truth warm",
+        "estimator authors, truth warm",
+    ]
+    for axes, estimator in zip(figure.axes, ["objective", "authors"], strict=True):
+        assert [t.get_text() for t in axes.get_xticklabels()] == ["fc\n1 × 128", "lenet"]
+        own = [row for row in rows if row["estimator"] == estimator]
+        for variant, container in zip(["l2", "bnn"], bars_of(axes), strict=True):
+            mine = [row for row in own if row["variant"] == variant]
+            heights = [bar.get_height() for bar in container]
+            assert heights == [row["abs_spearman_mean"] for row in mine]
+            places = [round(bar.get_x() + bar.get_width() / 2) for bar in container]
+            assert places == [0, 1][: len(mine)]
+
+
+def bars_of(axes):
+    return [c for c in axes.containers if isinstance(c, BarContainer)]
+
+
+def test_intervals_of_bars_are_those_of_the_rows():
+    rows = networks_of_images()
+    axes = draw_bars(rows).axes[0]
+    intervals = next(c for c in axes.containers if isinstance(c, ErrorbarContainer))
+    low, high = intervals[2][0].get_segments()[0][:, 1]
+    assert low == pytest.approx(rows[0]["abs_spearman_mean"] - rows[0]["abs_spearman_ci95"])
+    assert high == pytest.approx(rows[0]["abs_spearman_mean"] + rows[0]["abs_spearman_ci95"])
+
+
+def test_published_bars_are_of_the_authors_estimator_alone():
+    figure = draw_bars(networks_of_images())
+    counts = [sum(isinstance(c, ErrorbarContainer) for c in a.containers) for a in figure.axes]
+    assert counts == [2, 4]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["l2", "bnn", "expected by chance", "published"]
+
+
+def test_bars_without_any_value_are_refused():
+    with pytest.raises(UnusableInput, match="none of the 6 bars has a value"):
+        draw_bars(networks_of_images(abs_spearman_mean=math.nan))
+    with pytest.raises(UnusableInput, match="does not name its bar"):
+        draw_bars([{"network": "fc"}])
+
+
+def test_missing_bars_are_counted():
+    rows = networks_of_images()
+    rows[0]["abs_spearman_mean"] = None
+    assert "1 of 6 have no value" in draw_bars(rows).get_supxlabel().replace("\n", " ")

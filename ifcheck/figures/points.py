@@ -143,22 +143,25 @@ def _read_point(row: Row, source: Source, named: Sequence[str]) -> Point:
             remedy="Give the rows of a study's summary.",
         ) from error
     comparable = "estimator" not in source.panels or row["estimator"] == PUBLISHED_WITH
-    seeds = _number(row, "seeds")
+    seeds = number(row, "seeds")
     return Point(
         panel=panel,
         size=size,
         variant=variant,
-        value=_number(row, source.value),
-        half_width=_number(row, source.half_width),
-        published=_number(row, source.published) if comparable else math.nan,
-        published_half_width=_number(row, source.published_half_width),
-        chance=_number(row, source.chance),
+        value=number(row, source.value),
+        half_width=number(row, source.half_width),
+        published=number(row, source.published) if comparable else math.nan,
+        published_half_width=number(row, source.published_half_width),
+        chance=number(row, source.chance),
         seeds=int(seeds) if math.isfinite(seeds) else None,
     )
 
 
-def _number(row: Row, column: str) -> float:
-    """Return the number in a column; `nan` where it is missing, empty or not finite."""
+def number(row: Row, column: str) -> float:
+    """Return the number in a column; `nan` where it is missing, empty or not finite.
+
+    Raises: UnusableInput for what is no number.
+    """
     value = row.get(column)
     if value is None or value == "":
         return math.nan

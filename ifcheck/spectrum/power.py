@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyhessian
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ifcheck import provenance
 from ifcheck.errors import UnusableInput
-from ifcheck.models import Network
+from ifcheck.models import ROWS_AT_ONCE, Network
 from ifcheck.objective import Objective, uniform_weights
 from ifcheck.params import Layout
 from ifcheck.spectrum.base import SPECTRA, Eigenvalues
@@ -55,10 +56,10 @@ class PowerIteration:
             )
         # PyHessian switches its model to eval mode and works on its `.grad`: it gets a copy.
         model = copy.deepcopy(network)
-        weights = uniform_weights(len(targets), inputs.dtype, inputs.device)
         is_rho = Layout.of(network).is_rho.to(inputs.device)
 
         def criterion(outputs: Tensor, labels: Tensor) -> Tensor:
+            weights = uniform_weights(len(labels), inputs.dtype, inputs.device)
             loss = objective.data_loss(outputs, labels, weights)
             if with_regulariser:
                 flat = nn.utils.parameters_to_vector(model.parameters())
@@ -71,7 +72,7 @@ class PowerIteration:
             warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
             torch.manual_seed(provenance.named_seed(seed, "power"))
             operator = pyhessian.hessian(
-                model, criterion, data=(inputs, targets), cuda=inputs.is_cuda
+                model, criterion, **_data(inputs, targets), cuda=inputs.is_cuda
             )
             values, vectors = operator.eigenvalues(self.iterations, self.tolerance, top)
         residuals = [
@@ -87,11 +88,31 @@ class PowerIteration:
         )
 
 
+def _data(inputs: Tensor, targets: Tensor) -> dict[str, Any]:
+    """Return the rows as PyHessian takes them: blocks of them where there are many.
+
+    It keeps the graph of a single batch, and makes those of blocks anew for each product, of which
+    it takes the mean by their numbers of rows.
+    """
+    if len(targets) <= ROWS_AT_ONCE:
+        return {"data": (inputs, targets)}
+    blocks = zip(inputs.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True)
+    return {"dataloader": list(blocks)}
+
+
 def _relative_residual(operator: pyhessian.hessian, value: float, vector: list[Tensor]) -> float:
     """Return |H v - value v| / |value| of a unit vector v."""
-    product = torch.autograd.grad(
-        operator.gradsH, operator.params, grad_outputs=vector, retain_graph=True
-    )
-    direction = nn.utils.parameters_to_vector(vector)
-    difference = nn.utils.parameters_to_vector(product) - value * direction
+    if operator.full_dataset:
+        product = operator.dataloader_hv_product(vector)[1]
+    else:
+        product = torch.autograd.grad(
+            operator.gradsH, operator.params, grad_outputs=vector, retain_graph=True
+        )
+    direction = _flat(vector)
+    difference = _flat(product) - value * direction
     return float(difference.norm() / direction.norm()) / abs(value) if value else math.nan
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors, of which those of convolutions need not be contiguous."""
+    return torch.cat([part.reshape(-1) for part in parts])

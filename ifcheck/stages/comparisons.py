@@ -170,4 +170,5 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _describe(names: tuple[str, ...], key: tuple[Any, ...]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in zip(names, key, strict=True))
+    pairs = zip(names, key, strict=True)
+    return ", ".join(f"{name} {value}" for name, value in pairs if value is not None)

@@ -31,6 +31,9 @@ from ifcheck.stages.trunks import Trunks
 
 TRAIN_SAMPLES = (40, 240)  # epochs of two runs whose difference is that of their epochs
 RETRAIN_SAMPLES = (10, 60)
+HEAVY_SECONDS = 2.0  # of a run of one epoch, beside which a run of many would be too long
+HEAVY_SAMPLES = (1, 3)
+HEAVY_SEED = 1e7  # rows times parameters from which one seed stands for all
 TELLING_SECONDS = 0.5  # difference of two runs that says more than their noise
 LONGER = 4  # times as many epochs where it does not
 SEED_SAMPLE = 4  # seeds that stand for all where time is proportional to their number
@@ -75,9 +78,10 @@ class Estimate:
 def estimate_training(config: Config) -> Estimate:
     """Return what `ifcheck train` would need."""
     estimate = Estimate({"start": STARTUP_SECONDS})
+    sample, seeds = _sampled(config)
     with tempfile.TemporaryDirectory() as folder:
-        estimate.add("train", _training(config, Path(folder)))
-        estimate.disk_bytes = _size(Path(folder))
+        estimate.add("train", _training(sample, Path(folder)), seeds)
+        estimate.disk_bytes = _size(Path(folder)) * seeds
     return estimate
 
 
@@ -125,11 +129,13 @@ def estimate_study(config: Config) -> Estimate:
 
 def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:
     """Add what the cells of one size need, from a sample of the last of them."""
-    config, study, times = alike[-1].config, alike[-1].config.study, len(alike)
+    config, seeds = _sampled(alike[-1].config)
+    study, cells = config.study, len(alike)
+    times = cells * seeds
     spared = Trunks(make_setup(cell.config) for cell in alike).spared_epochs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        trainings = times - spared / config.train.epochs
+        trainings = times - seeds * spared / config.train.epochs
         estimate.add("train", _training(config, folder), trainings)
         scores, truths = [], []
         for estimator in study.estimators:
@@ -152,6 +158,18 @@ def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:
         seconds = _timed(evaluate, config, scores, truths, None, records)
         estimate.add("evaluate", seconds, times)
         estimate.disk_bytes += (_size(folder) + RESULTS_SHARE * _size(records)) * times
+
+
+def _sampled(config: Config) -> tuple[Config, int]:
+    """Return a configuration with one seed, and how many it stands for, where one costs seconds.
+
+    Small networks are trained together, in less time than one by one: there it is all of them.
+    """
+    setup, seeds = make_setup(config), config.train.seeds
+    rows = setup.dataset.train_rows(1)
+    if rows * network_layout(setup).size < HEAVY_SEED:
+        return config, 1
+    return replace_section(config, "train", seeds=seeds[:1]), len(seeds)
 
 
 def _from_checkpoints(
@@ -189,8 +207,10 @@ def _retraining(
 
 def _extrapolate(run: Callable[[int], float], samples: tuple[int, int], epochs: int) -> float:
     """Return the time of `epochs` from the times of two smaller numbers of them."""
+    alone = run(1)  # the first call pays for what torch and the data set load once
+    if alone > HEAVY_SECONDS:
+        samples = HEAVY_SAMPLES
     short, long = (min(sample, epochs) for sample in samples)
-    run(short)  # the first call pays for what torch and the data set load once
     first, second = run(short), run(long)
     while second - first < TELLING_SECONDS and long < epochs:
         long = min(LONGER * long, epochs)

@@ -14,6 +14,8 @@ from ifcheck.artifacts import Artifact
 from ifcheck.errors import UnusableInput
 from ifcheck.stages.reporting import Reporter
 
+FEW_NETWORKS = 6  # whose bars have room beside each other
+
 
 @dataclass(frozen=True)
 class CellPictures:
@@ -29,8 +31,9 @@ class CellPictures:
 def draw(
     folder: Path, summaries: list[dict[str, Any]], cells: list[CellPictures], reporter: Reporter
 ) -> None:
-    """Draw figures 1, 3, 4 and 5 of the paper as PNG into `folder`.
+    """Draw figures 1 to 5 of the paper as PNG into `folder`.
 
+    Figures 1 and 3 are of networks that have a depth and a width, figure 2 of few networks.
     Figures 4 and 5 show the first test point of the first seed of each variant at the
     study's first size; figure 4 against the last truth that is defined there. A figure for
     which no number is defined is left out, with a note.
@@ -41,12 +44,15 @@ def draw(
     rows = [row for row in summaries if "estimator" in row]
     ranks = [_rank_panel(cell) for cell in cells]
     trajectories = [_trajectory_panel(c.cell, c.trajectory) for c in cells if c.trajectory]
-    drawings: list[tuple[str, Callable[[Path, Any], None], Any]] = [
-        ("figure-1-agreement.png", figures.figure_1, rows),
-        ("figure-3-top-eigenvalue.png", figures.figure_3, rows),
-        ("figure-4-by-rank.png", figures.figure_4, ranks),
-        ("figure-5-retraining.png", figures.figure_5, trajectories),
-    ]
+    sizes = {tuple(row.get(name) for name in ("network", "depth", "width")) for row in rows}
+    drawings: list[tuple[str, Callable[[Path, Any], None], Any]] = []
+    if all(depth and width for _, depth, width in sizes):
+        drawings.append(("figure-1-agreement.png", figures.figure_1, rows))
+        drawings.append(("figure-3-top-eigenvalue.png", figures.figure_3, rows))
+    if len(sizes) <= FEW_NETWORKS:
+        drawings.append(("figure-2-networks.png", figures.figure_2, rows))
+    drawings.append(("figure-4-by-rank.png", figures.figure_4, ranks))
+    drawings.append(("figure-5-retraining.png", figures.figure_5, trajectories))
     progress = reporter.step("figures", len(drawings))
     for name, drawing, content in drawings:
         try:

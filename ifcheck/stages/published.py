@@ -35,7 +35,7 @@ def _rows() -> tuple[dict[str, str], ...]:
 def _is_cell(row: dict[str, str], columns: dict[str, Any]) -> bool:
     if any(row[name] != columns[name] for name in ("dataset", "network", "variant")):
         return False
-    if row["activation"] != columns["activation"]:
+    if columns["activation"] not in (None, row["activation"]):
         return False
     swept, fixed, study_value = {
         "depth": ("depth", "width", 5),

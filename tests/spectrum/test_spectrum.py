@@ -203,6 +203,20 @@ def test_power_and_dense_agree_on_several_values_where_they_are_apart():
     assert found.values.shape == found.rel_residual.shape == (4,)
 
 
+@pytest.mark.parametrize("with_regulariser", [False, True])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_power_block_by_block_of_rows_is_power_on_all(rows, with_regulariser, monkeypatch):
+    """Blocks of unequal size count by their numbers of rows."""
+    problem, _ = ordinary()
+    network, options = problem.network, {"with_regulariser": with_regulariser, "top": 2}
+    whole = problem.eigenvalues_of(network, "power", **options, **EXACT)
+    monkeypatch.setattr("ifcheck.spectrum.power.ROWS_AT_ONCE", rows)
+    blocks = problem.eigenvalues_of(network, "power", **options, **EXACT)
+    assert len(problem.targets) == 12
+    assert_allclose(blocks.values, whole.values, rtol=1e-9)
+    assert_allclose(blocks.rel_residual, whole.rel_residual, rtol=0, atol=1e-8)
+
+
 def test_power_sorts_what_it_finds_by_magnitude_and_keeps_residuals_in_step():
     # after two iterations the estimates come out of order
     problem, _ = ordinary()

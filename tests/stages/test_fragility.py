@@ -112,6 +112,7 @@ def test_pictures_are_png_files(finished):
     names = sorted(p.name for p in (finished.out / "figures").iterdir())
     assert names == [
         "figure-1-agreement.png",
+        "figure-2-networks.png",
         "figure-3-top-eigenvalue.png",
         "figure-4-by-rank.png",
         "figure-5-retraining.png",

@@ -14,7 +14,7 @@ from ifcheck.stages.retrain import retrain, with_trajectory
 def panels(monkeypatch):
     """What each figure was asked to show, by the name of its file."""
     shown = {}
-    for name in ("figure_1", "figure_3", "figure_4", "figure_5"):
+    for name in ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5"):
         monkeypatch.setattr(figures, name, lambda path, found: shown.update({path.name: found}))
     return shown
 
@@ -100,14 +100,31 @@ def test_a_figure_without_content_is_left_out_with_a_note(cell, recording_report
     assert [note.partition(" is not drawn: ")[0] for note in notes] == [
         "figure-1-agreement.png",
         "figure-3-top-eigenvalue.png",
+        "figure-2-networks.png",
         "figure-5-retraining.png",
     ]
-    assert recording_reporter.done["figures"] == recording_reporter.totals["figures"] == 4
+    assert recording_reporter.done["figures"] == recording_reporter.totals["figures"] == 5
 
 
-def test_figures_1_and_3_show_the_cells_that_finished(cell, panels, recording_reporter, tmp_path):
-    finished = {"cell": "a", "estimator": "paper"}
+def test_figures_1_to_3_show_the_cells_that_finished(cell, panels, recording_reporter, tmp_path):
+    finished = {"cell": "a", "estimator": "paper", "network": "mlp", "depth": 1, "width": 5}
     failed = {"cell": "b", "reason": "failed: diverged"}
     draw(tmp_path, [finished, failed], [cell("l2", ["warm"])], recording_reporter)
     assert panels["figure-1-agreement.png"] == [finished]
+    assert panels["figure-2-networks.png"] == [finished]
     assert panels["figure-3-top-eigenvalue.png"] == [finished]
+
+
+def test_networks_without_sizes_are_bars_and_many_sizes_are_not(
+    cell, panels, recording_reporter, tmp_path
+):
+    pictures = [cell("l2", ["warm"])]
+    row = {"cell": "a", "estimator": "paper", "network": "lenet", "depth": None, "width": None}
+    draw(tmp_path, [row], pictures, recording_reporter)
+    assert "figure-2-networks.png" in panels
+    assert "figure-1-agreement.png" not in panels
+    panels.clear()
+    rows = [{**row, "network": "mlp", "depth": depth, "width": 5} for depth in range(1, 8)]
+    draw(tmp_path, rows, pictures, recording_reporter)
+    assert "figure-1-agreement.png" in panels
+    assert "figure-2-networks.png" not in panels

@@ -63,7 +63,10 @@ def _show(session: Session, artifact: Artifact) -> None:
         return
     for reason in artifact.meta["reasons"]:
         terminal.show_note(reason)
-    test_ids = ", ".join(map(str, artifact["test_ids"][0].tolist()))
+    points = artifact["test_ids"]
+    test_ids = ", ".join(map(str, points[0].tolist()))
+    if (points != points[0]).any():
+        test_ids += f" of seed {artifact['seeds'][0]}; each seed has its own"
     terminal.show_facts(
         f"trained {len(artifact['seeds'])} networks on {len(artifact['train_ids'])} rows",
         {

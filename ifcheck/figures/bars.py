@@ -78,6 +78,7 @@ def draw_bars(rows: Sequence[Row]) -> Figure:
         first_of_row = axes.get_subplotspec().is_first_col()  # type: ignore[union-attr]
         canvas.label(axes, panel, "", "|Spearman|" if first_of_row else "")
         axes.set_xticks(range(len(networks)), networks)
+        axes.set_xlim(-0.6, len(networks) - 0.4)
         axes.set_ylim(0, 1)
         for index, (variant, look) in enumerate(looks.items()):
             shift = (index - (len(looks) - 1) / 2) * FILLED / len(looks)

@@ -46,6 +46,7 @@ def train(
     started = time.perf_counter()
     reporter = reporter or Silent()
     setup = make_setup(config)
+    network_layout(setup)  # refuses rows that do not fit the network, before they cost time
     setup.dataset.prepare(reporter.step)
     data = config.data
     watched = watched_rows(data.test_points, setup.dataset, data.dataset, reporter)

@@ -35,15 +35,14 @@ def _rows() -> tuple[dict[str, str], ...]:
 def _is_cell(row: dict[str, str], columns: dict[str, Any]) -> bool:
     if any(row[name] != columns[name] for name in ("dataset", "network", "variant")):
         return False
-    if columns["activation"] not in (None, row["activation"]):
-        return False
     swept, fixed, study_value = {
         "depth": ("depth", "width", 5),
         "width": ("width", "depth", 1),
     }.get(row["study"], ("", "", 0))
-    if not swept:
+    if not swept:  # a network of one size, which fixes its activation too
         return row["size"] == ""
-    return bool(columns[swept] == int(row["size"]) and columns[fixed] == study_value)
+    size = columns[swept] == int(row["size"]) and columns[fixed] == study_value
+    return bool(size and columns["activation"] == row["activation"])
 
 
 def _number(text: str) -> float | None:

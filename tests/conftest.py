@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-DATA = os.environ.pop("IFCHECK_DATA_DIR", None)
+# Kept under a name that ifcheck does not read: the workers of pytest-xdist inherit it.
+KEPT = "IFCHECK_TESTS_DATA_DIR"
+if "IFCHECK_DATA_DIR" in os.environ:
+    os.environ[KEPT] = os.environ.pop("IFCHECK_DATA_DIR")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def data_dir() -> str:
     """The folder of real data that `IFCHECK_DATA_DIR` named when the tests were started."""
-    if DATA is None or not Path(DATA).is_dir():
+    kept = os.environ.get(KEPT)
+    if kept is None or not Path(kept).is_dir():
         pytest.skip("IFCHECK_DATA_DIR names no folder of real data")
-    return str(Path(DATA).resolve())
+    return str(Path(kept).resolve())

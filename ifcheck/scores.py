@@ -108,12 +108,13 @@ def influence_scores(model: LocalModel, estimator: Estimator) -> Scores:
     intercept, not ranks.)
     The estimator's normalisation must be one that `Objective.normalisation` gives: a Bayesian
     objective keeps 1/n on removal, and its score is the first.
-    Raises: Diverged. Reference: Koh & Liang (2017), eq. 2.
+    Raises: Diverged; UnusableInput where the solver needs a matrix that is too large.
+    Reference: Koh & Liang (2017), eq. 2.
     """
-    matrix = model.hessian
+    operator = model.hessian
     if estimator.hessian == "objective":
-        matrix = matrix + torch.diag(model.regulariser_curvature)
-    prepared = SOLVERS.create(estimator.solver).prepare(matrix, estimator.damping)
+        operator = operator.plus_diagonal(model.regulariser_curvature)
+    prepared = SOLVERS.create(estimator.solver).prepare(operator, estimator.damping)
     solution = prepared.solve(model.test_gradients)
     rows, products = model.rows, model.train_products(solution.x)
     if estimator.normalisation == "n":

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 
 from ifcheck.config import InfluenceConfig
 from ifcheck.curvature.local import LocalModel, local_model
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.datasets import DATASETS
 from ifcheck.errors import Diverged, UnknownName
 from ifcheck.models import MLP
@@ -319,6 +320,8 @@ def test_saturated_head_has_no_curvature_and_says_so():
 
 def test_diverged_network_is_refused():
     model = synthetic().model()
-    broken = dataclasses.replace(model, hessian=model.hessian * torch.nan)
+    broken = dataclasses.replace(
+        model, hessian=HessianOperator.of_matrix(model.hessian.dense() * torch.nan)
+    )
     with pytest.raises(Diverged, match="not finite"):
         influence_scores(broken, ESTIMATORS.create("objective"))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from ifcheck.models import ROWS_AT_ONCE
+from ifcheck.errors import UnusableInput
+from ifcheck.models import rows_at_once
 from ifcheck.objective import Objective, weighted_mean
 from ifcheck.params import Layout
 
@@ -46,7 +47,7 @@ class Differentiable:
 
     def _along(self, inputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
         parts = []
-        for rows in torch.arange(len(targets)).split(ROWS_AT_ONCE):
+        for rows in torch.arange(len(targets)).split(rows_at_once(self._network, inputs)):
 
             def losses(selected: Tensor, rows: Tensor = rows) -> Tensor:
                 return self._losses(selected, inputs[rows], targets[rows])
@@ -64,7 +65,16 @@ class Differentiable:
         return gradient
 
     def hessian(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the Hessian of the weighted data loss. Shape: (params, params)."""
+        """Return the Hessian of the weighted data loss. Shape: (params, params).
+
+        Raises: UnusableInput where the selection is too large.
+        """
+        if len(self.parameters) > MAX_DENSE_PARAMETERS:
+            raise UnusableInput(
+                f"a dense Hessian of {len(self.parameters):,} parameters was asked for; "
+                f"by automatic differentiation it takes at most {MAX_DENSE_PARAMETERS:,}.",
+                remedy="Use --solver cg with some --damping, or --params head.",
+            )
         leaf = self.parameters.clone().requires_grad_()
         with torch.enable_grad():
             loss = weighted_mean(self._losses(leaf, inputs, targets), weights)
@@ -83,6 +93,26 @@ class Differentiable:
         ]
         matrix = torch.cat(rows)
         return (matrix + matrix.mT) / 2
+
+    def hessian_product(
+        self, inputs: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
+    ) -> Tensor:
+        """Return H v for directions v (D, params), block by block of rows (Pearlmutter 1994).
+
+        H is that of the weighted data loss. Shape: (D, params).
+        """
+        products = torch.zeros_like(directions)
+        shares = weights / weights.sum()
+        step = rows_at_once(self._network, inputs)
+        for rows in torch.arange(len(targets)).split(step):
+            leaf = self.parameters.clone().requires_grad_()
+            with torch.enable_grad():
+                losses = self._losses(leaf, inputs[rows], targets[rows])
+                loss = (losses * shares[rows]).sum()
+                (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+            for product, direction in zip(products, directions, strict=True):
+                product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
+        return products
 
     def _losses(self, selected: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         flat = self._all.index_put((self._positions,), selected)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
-from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS, Differentiable
+from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.head_loss import head_loss
-from ifcheck.errors import UnusableInput
+from ifcheck.curvature.operator import HessianOperator, require_memory_for_dense
 from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective, uniform_weights
 from ifcheck.params import Layout
@@ -20,7 +21,7 @@ from ifcheck.params import Layout
 class LocalModel:
     """What influence functions know about a trained network, in float64."""
 
-    hessian: Tensor  # (params, params) of the mean data loss, without regulariser
+    hessian: HessianOperator  # of the mean data loss, without regulariser
     rows: int  # that were trained on
     train_products: Callable[[Tensor], Tensor]  # (D, params) -> (D, rows), see `row_products`
     test_gradients: Tensor  # (tests, params)
@@ -39,23 +40,20 @@ def local_model(
 
     Parameters of the head alone go through the closed form; others through automatic
     differentiation of the whole network. `train` and `test` are (inputs, targets).
-    Raises: UnusableInput where a dense Hessian of the selection is too large.
     """
     layout = Layout.of(network)
     positions = layout.positions(selection)
-    if len(positions) > MAX_DENSE_PARAMETERS:
-        raise UnusableInput(
-            f"--params {selection} selects {len(positions):,} parameters; "
-            f"a dense Hessian takes at most {MAX_DENSE_PARAMETERS:,}.",
-            remedy="Select fewer layers, for example --params head.",
-        )
     if bool(torch.isin(positions, layout.positions("head")).all()):
         return _closed_form(network, objective, positions, train, test)
     model = Differentiable(network, objective, selection)
     weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
     is_rho = layout.is_rho[positions].to(train[0].device)
     return LocalModel(
-        hessian=model.hessian(*train, weights),
+        hessian=HessianOperator(
+            size=len(positions),
+            product=lambda directions: model.hessian_product(*train, weights, directions),
+            dense=lambda: model.hessian(*train, weights),
+        ),
         rows=len(train[1]),
         train_products=lambda directions: model.row_products(*train, directions),
         test_gradients=model.row_gradients(*test),
@@ -80,15 +78,30 @@ def _closed_form(
     test_features = evaluate(network.features, test[0])
     weights = uniform_weights(len(train[1]), features.dtype, features.device)
     loss = head_loss(network, objective)
-    matrix = loss.hessian(head_flat, features, train[1], weights)
 
-    def train_products(directions: Tensor) -> Tensor:
+    def embedded(directions: Tensor) -> Tensor:
         whole = torch.zeros_like(head_flat).repeat(len(directions), 1)
         whole[:, within] = directions
-        return loss.row_products(head_flat, features, train[1], whole)
+        return whole
+
+    def train_products(directions: Tensor) -> Tensor:
+        return loss.row_products(head_flat, features, train[1], embedded(directions))
+
+    def product(directions: Tensor) -> Tensor:
+        def gradients(flat: Tensor) -> Tensor:
+            return loss.mean_gradient(flat, features, train[1], weights)
+
+        at = head_flat.repeat(len(directions), 1)
+        moved: Tensor = jvp(gradients, (at,), (embedded(directions),))[1]
+        return moved[:, within]
+
+    def dense() -> Tensor:
+        require_memory_for_dense(len(head_flat), head_flat.device)
+        matrix = loss.hessian(head_flat, features, train[1], weights)
+        return matrix if len(within) == len(matrix) else matrix[within][:, within]
 
     return LocalModel(
-        hessian=matrix[within][:, within],
+        hessian=HessianOperator(len(within), product, dense),
         rows=len(train[1]),
         train_products=train_products,
         test_gradients=loss.row_gradients(head_flat, test_features, test[1])[:, within],

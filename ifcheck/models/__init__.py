@@ -9,6 +9,7 @@ from ifcheck.models.base import (
     build,
     evaluate,
     initialise,
+    rows_at_once,
 )
 from ifcheck.models.mlp import MLP
 from ifcheck.models.variational import VariationalNetwork, VariationalSpec
@@ -24,4 +25,5 @@ __all__ = [
     "build",
     "evaluate",
     "initialise",
+    "rows_at_once",
 ]

@@ -1,5 +1,6 @@
 """Solvers of (H + damping I) x = g by name; importing this package registers them."""
 
+from ifcheck.solvers import conjugate_gradient as _conjugate_gradient  # noqa: F401
 from ifcheck.solvers import exact as _exact  # noqa: F401 (registers itself)
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Solver, Spectrum
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.registry import Registry
 
 
@@ -24,10 +26,10 @@ class Solution:
 class Spectrum:
     """What a solver learnt about the undamped operator."""
 
-    smallest: float
+    smallest: float  # nan where it did not
     largest: float
-    null_space: int  # eigenvalues that are zero to rounding
-    negative: int  # eigenvalues below zero beyond rounding
+    null_space: int  # eigenvalues that are zero to rounding; -1 where they were not counted
+    negative: int  # eigenvalues below zero beyond rounding; -1 where they were not counted
 
 
 class Prepared(Protocol):
@@ -35,7 +37,7 @@ class Prepared(Protocol):
 
     @property
     def spectrum(self) -> Spectrum:
-        """The extreme eigenvalues of the undamped operator."""
+        """What is known of the eigenvalues of the undamped operator."""
 
     def solve(self, rhs: Tensor) -> Solution:
         """Solve for each row of `rhs` (rhs, params)."""
@@ -44,8 +46,14 @@ class Prepared(Protocol):
 class Solver(Protocol):
     """An entry of `SOLVERS`: a frozen dataclass whose fields are the solver's options."""
 
-    def prepare(self, matrix: Tensor, damping: float) -> Prepared:
-        """Factorise H + damping I for a symmetric `matrix` H (params, params)."""
+    def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
+        """Make ready to solve with H + damping I."""
 
 
 SOLVERS: Registry[Solver] = Registry("solver")
+
+
+def relative_residual(residual: Tensor, rhs: Tensor) -> Tensor:
+    """Return |residual| / |rhs| of each row; 0 where `rhs` is 0. Shape: (rhs,)."""
+    size = rhs.norm(dim=-1)
+    return torch.where(size == 0, 0.0, residual.norm(dim=-1) / size)

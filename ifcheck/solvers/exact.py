@@ -1,18 +1,35 @@
-"""Exact solves from an eigendecomposition in float64, with a certificate."""
+"""Exact solves from a factorisation in float64, with a certificate."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
-from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
+from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, relative_residual
 
 # A gradient of a softmax head has no part in the exact null space, and what else is dropped
 # shows in the residual; float64 solves of condition number 1e10 still reach this.
 RESIDUAL_TOLERANCE = 1e-6
+# Parameters up to which all eigenvalues take seconds: at 10,010 they take minutes, Cholesky's
+# factor seconds.
+DECOMPOSED_PARAMETERS = 5_000
+# Of the extreme eigenvalues there, which are told and not calculated with: eigenvalues crowd at
+# the weight decay, and closer ones would take hundreds of products with a matrix of 0.8 GB.
+LANCZOS_TOLERANCE = 1e-4
+
+
+def _solution(x: Tensor, matrix: Tensor, rhs: Tensor) -> Solution:
+    relative = relative_residual(x @ matrix - rhs, rhs)
+    steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
+    return Solution(x, relative, steps, relative <= RESIDUAL_TOLERANCE)
 
 
 @dataclass(frozen=True)
@@ -28,15 +45,19 @@ class _Eigendecomposition:
     def solve(self, rhs: Tensor) -> Solution:
         inverse = torch.where(self.kept, 1.0 / torch.where(self.kept, self.values, 1.0), 0.0)
         x = ((rhs @ self.vectors) * inverse) @ self.vectors.mT
-        size = rhs.norm(dim=-1)
-        residual = (x @ self.matrix - rhs).norm(dim=-1)
-        relative = torch.where(size == 0, 0.0, residual / size)
-        return Solution(
-            x=x,
-            rel_residual=relative,
-            steps=torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device),
-            converged=relative <= RESIDUAL_TOLERANCE,
-        )
+        return _solution(x, self.matrix, rhs)
+
+
+@dataclass(frozen=True)
+class _Cholesky:
+    """L L^T of a matrix whose undamped eigenvalues all exceed rounding."""
+
+    matrix: Tensor  # (params, params) with damping
+    factor: Tensor  # (params, params), lower
+    spectrum: Spectrum
+
+    def solve(self, rhs: Tensor) -> Solution:
+        return _solution(torch.cholesky_solve(rhs.mT, self.factor).mT, self.matrix, rhs)
 
 
 @SOLVERS.register("exact")
@@ -46,22 +67,27 @@ class Exact:
 
     Softmax-head Hessians are singular by construction: one vector added to the weights of
     all classes changes nothing. Eigenvalues of magnitude at most p * eps * lambda_max cannot
-    be told from zero and are dropped, which makes this the pseudo-inverse.
+    be told from zero and are dropped, which makes this the pseudo-inverse. A large matrix that
+    has none of these, nor negative ones, goes by its Cholesky factor instead.
     """
 
-    def prepare(self, matrix: Tensor, damping: float) -> Prepared:
-        """Raises: Diverged where the matrix is not finite."""
+    def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
+        """Raises: Diverged where the matrix is not finite; UnusableInput where it does not fit."""
+        matrix = operator.dense().to(torch.float64)
         if not bool(torch.isfinite(matrix).all()):
             raise Diverged(
                 "the Hessian is not finite.",
                 remedy="The network has diverged: train it again with a smaller learning rate.",
             )
-        matrix = matrix.to(torch.float64)
+        if len(matrix) > DECOMPOSED_PARAMETERS:
+            prepared = _definite(matrix, damping)
+            if prepared is not None:
+                return prepared
         values, vectors = torch.linalg.eigh(matrix)
-        tolerance = len(values) * torch.finfo(torch.float64).eps * float(values.abs().max())
+        tolerance = _rounding(len(values), float(values.abs().max()))
         damped = values + damping
         return _Eigendecomposition(
-            matrix=matrix + damping * torch.eye(len(values)).to(matrix),
+            matrix=_plus(matrix, damping),
             values=damped,
             vectors=vectors,
             kept=damped.abs() > tolerance,
@@ -72,3 +98,46 @@ class Exact:
                 negative=int((values < -tolerance).sum()),
             ),
         )
+
+
+def _rounding(size: int, largest: float) -> float:
+    """Return the magnitude up to which an eigenvalue cannot be told from zero."""
+    return size * torch.finfo(torch.float64).eps * largest
+
+
+def _plus(matrix: Tensor, damping: float) -> Tensor:
+    damped = matrix.clone()
+    damped.diagonal().add_(damping)
+    return damped
+
+
+def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
+    """Return the Cholesky factor of a matrix without eigenvalues that exact solves drop, or None.
+
+    That of matrix - tolerance I proves it (Sylvester's law of inertia).
+    """
+    largest = _largest_eigenvalue(lambda vector: matrix @ vector, matrix)
+    lowered = _plus(matrix, -_rounding(len(matrix), largest))
+    if int(torch.linalg.cholesky_ex(lowered).info) > 0:
+        return None
+    damped = _plus(matrix, damping)
+    factor = torch.linalg.cholesky(damped)
+    inverse = _largest_eigenvalue(
+        lambda vector: torch.cholesky_solve(vector[:, None], factor)[:, 0], matrix
+    )
+    spectrum = Spectrum(1 / inverse - damping, largest, null_space=0, negative=0)
+    return _Cholesky(damped, factor, spectrum)
+
+
+def _largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> float:
+    """Return the largest eigenvalue of a positive definite operator, to 1e-4, by Lanczos."""
+
+    def on_arrays(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        result: NDArray[np.float64] = (
+            product(torch.from_numpy(vector.ravel()).to(like)).cpu().numpy()
+        )
+        return result
+
+    operator = LinearOperator(tuple(like.shape), matvec=on_arrays, dtype=np.float64)
+    start = np.ones(len(like))  # the same in every run
+    return float(eigsh(operator, k=1, v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)[0])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ifcheck import provenance
 from ifcheck.errors import UnusableInput
-from ifcheck.models import ROWS_AT_ONCE, Network
+from ifcheck.models import Network, rows_at_once
 from ifcheck.objective import Objective, uniform_weights
 from ifcheck.params import Layout
 from ifcheck.spectrum.base import SPECTRA, Eigenvalues
@@ -47,7 +47,7 @@ class PowerIteration:
         top: int,
         seed: int,
     ) -> Eigenvalues:
-        inputs, targets = train
+        inputs = train[0]
         size = sum(parameter.numel() for parameter in network.parameters())
         if top > size:
             raise UnusableInput(
@@ -72,7 +72,7 @@ class PowerIteration:
             warnings.filterwarnings("ignore", message="Using backward.. with create_graph=True")
             torch.manual_seed(provenance.named_seed(seed, "power"))
             operator = pyhessian.hessian(
-                model, criterion, **_data(inputs, targets), cuda=inputs.is_cuda
+                model, criterion, **_data(network, train), cuda=inputs.is_cuda
             )
             values, vectors = operator.eigenvalues(self.iterations, self.tolerance, top)
         residuals = [
@@ -88,15 +88,17 @@ class PowerIteration:
         )
 
 
-def _data(inputs: Tensor, targets: Tensor) -> dict[str, Any]:
+def _data(network: Network, train: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """Return the rows as PyHessian takes them: blocks of them where there are many.
 
     It keeps the graph of a single batch, and makes those of blocks anew for each product, of which
     it takes the mean by their numbers of rows.
     """
-    if len(targets) <= ROWS_AT_ONCE:
+    inputs, targets = train
+    step = rows_at_once(network, inputs)
+    if len(targets) <= step:
         return {"data": (inputs, targets)}
-    blocks = zip(inputs.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True)
+    blocks = zip(inputs.split(step), targets.split(step), strict=True)
     return {"dataloader": list(blocks)}
 
 

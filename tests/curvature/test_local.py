@@ -1,12 +1,12 @@
 """Hessians and gradients of a trained network: the two routes, and what is refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from torch import nn
 
-from ifcheck.curvature import dense
 from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.local import LocalModel, local_model
 from ifcheck.errors import UnusableInput
@@ -58,13 +58,13 @@ def test_head_is_that_of_the_oracle_and_of_automatic_differentiation(network, se
     theta = FLAT[HEAD]
     within = slice(part.start - HEAD.start, part.stop - HEAD.start)
     exact = oracles.head_hessian(theta, features, TRAIN[1].numpy(), mean, weight_decay=0)
-    assert_allclose(model.hessian, exact[within, within], rtol=1e-11, atol=1e-15)
+    assert_allclose(model.hessian.dense(), exact[within, within], rtol=1e-11, atol=1e-15)
     assert_allclose(model.regulariser_gradient, WEIGHT_DECAY * FLAT[part], rtol=1e-15)
 
     automatic = Differentiable(network, objective, selection)
     weights = torch.from_numpy(mean)
     close = {"rtol": 1e-11, "atol": 1e-15}
-    torch.testing.assert_close(model.hessian, automatic.hessian(*TRAIN, weights), **close)
+    torch.testing.assert_close(model.hessian.dense(), automatic.hessian(*TRAIN, weights), **close)
     torch.testing.assert_close(train_gradients(model), automatic.row_gradients(*TRAIN), **close)
     torch.testing.assert_close(model.test_gradients, automatic.row_gradients(*TEST), **close)
 
@@ -78,7 +78,7 @@ def test_whole_network_is_that_of_finite_differences(network, selection):
         weights = np.full(count, 1 / count) if row is None else np.eye(count)[row]
         return mlp_loss(flat, SIZES, "selu", at[0].numpy(), at[1].numpy(), weights)
 
-    assert_allclose(model.hessian, oracles.finite_difference_hessian(loss, FLAT), atol=1e-7)
+    assert_allclose(model.hessian.dense(), oracles.finite_difference_hessian(loss, FLAT), atol=1e-7)
     for gradients, at in ((train_gradients(model), TRAIN), (model.test_gradients, TEST)):
         assert len(gradients) == len(at[1])
         for row, gradient in enumerate(gradients):
@@ -92,7 +92,7 @@ def test_whole_network_is_that_of_finite_differences(network, selection):
 def test_body_without_the_head(network):
     whole = local_model(network, Objective(), "all", TRAIN, TEST)
     body = local_model(network, Objective(), "layer:body.0", TRAIN, TEST)
-    torch.testing.assert_close(body.hessian, whole.hessian[:16, :16])
+    torch.testing.assert_close(body.hessian.dense(), whole.hessian.dense()[:16, :16])
     torch.testing.assert_close(train_gradients(body), train_gradients(whole)[:, :16])
     torch.testing.assert_close(body.test_gradients, whole.test_gradients[:, :16])
 
@@ -102,14 +102,14 @@ def test_one_row(network):
     model = local_model(network, Objective(), "head", one, TEST)
     hidden, bias = FLAT[:12].reshape(4, 3), FLAT[12:16]
     features = oracles.ACTIVATIONS["selu"](one[0].numpy()[0] @ hidden.T + bias)
-    assert_allclose(model.hessian, oracles.row_hessian(FLAT[HEAD], features), rtol=1e-11)
+    assert_allclose(model.hessian.dense(), oracles.row_hessian(FLAT[HEAD], features), rtol=1e-11)
     assert train_gradients(model).shape == (1, 15)
 
 
 def test_network_keeps_no_gradients(network):
     for selection in ("head", "all"):
         model = local_model(network, Objective(), selection, TRAIN, TEST)
-        assert not model.hessian.requires_grad
+        assert not model.hessian.dense().requires_grad
         assert not train_gradients(model).requires_grad
     assert all(p.grad is None for p in network.parameters())
 
@@ -117,22 +117,54 @@ def test_network_keeps_no_gradients(network):
 # --- size ----------------------------------------------------------------------------------
 
 
-def test_too_many_parameters_are_refused_with_their_number():
+def test_too_many_parameters_are_refused_with_their_number_when_a_matrix_is_asked_for():
     network = MLP(3, 70, 2, 3).double()  # 3*70+70 + 70*70+70 + 70*3+3
-    with pytest.raises(UnusableInput, match=r"--params all selects 5,463 .* at most 5,000") as e:
-        local_model(network, Objective(), "all", TRAIN, TEST)
-    assert "--params head" in e.value.remedy
+    model = local_model(network, Objective(), "all", TRAIN, TEST)
+    with pytest.raises(UnusableInput, match=r"5,463 parameters .* at most 5,000") as e:
+        model.hessian.dense()
+    assert "--solver cg" in e.value.remedy
 
 
 def test_large_network_still_has_small_layers():
     network = MLP(3, 70, 2, 3).double()
     model = local_model(network, Objective(), "layer:body.0", TRAIN, TEST)
-    assert model.hessian.shape == (280, 280)
+    assert model.hessian.dense().shape == (280, 280)
 
 
-def test_too_large_a_head_is_refused():
-    network = MLP(3, 1, 1, 2 + dense.MAX_DENSE_PARAMETERS // 2).double()
-    assert nn.utils.parameters_to_vector(network.head.parameters()).numel() == 5_004
-    one = TRAIN[0][:1], TRAIN[1][:1]
-    with pytest.raises(UnusableInput, match="--params head selects 5,004"):
-        local_model(network, Objective(), "head", one, one)
+def test_a_head_that_does_not_fit_into_memory_is_refused_before_it_is_made(network, monkeypatch):
+    model = local_model(network, Objective(), "head", TRAIN, TEST)
+    needed = 4 * 8 * 15**2
+    for free, fits in ((needed, True), (needed - 1, False)):
+        memory = SimpleNamespace(available=free)
+        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        if fits:
+            assert model.hessian.dense().shape == (15, 15)
+            continue
+        with pytest.raises(UnusableInput, match=r"15 parameters takes 0\.0 GB") as e:
+            model.hessian.dense()
+        assert "--solver cg" in e.value.remedy
+
+
+# --- products ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "selection", ["head", "layer:head.weight", "layer:head.bias", "all", "layer:body.0"]
+)
+def test_products_are_those_of_the_matrix(network, selection):
+    operator = local_model(network, Objective(), selection, TRAIN, TEST).hessian
+    directions = torch.from_numpy(np.random.default_rng(5).normal(size=(3, operator.size)))
+    expected = directions @ operator.dense()
+    torch.testing.assert_close(operator.product(directions), expected, rtol=1e-11, atol=1e-14)
+    assert not operator.product(directions).requires_grad
+
+
+@pytest.mark.parametrize("values", [1, 40, 57])  # of which a row leaves 4 + 4 + 3 behind
+def test_products_block_by_block_of_rows_are_those_on_all(network, values, monkeypatch):
+    model = Differentiable(network, Objective())
+    weights = torch.rand(ROWS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    directions = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 31)))
+    expected = directions @ model.hessian(*TRAIN, weights / weights.sum())
+    monkeypatch.setattr("ifcheck.models.base.DERIVED_VALUES", values)
+    found = model.hessian_product(*TRAIN, weights, directions)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-14)

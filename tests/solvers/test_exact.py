@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
 from ifcheck.solvers import SOLVERS, Solution
 from tests import oracles
@@ -25,7 +26,8 @@ def right_hand_sides(count: int, size: int) -> np.ndarray:
 
 
 def prepare(matrix: np.ndarray, damping: float = 0.0):
-    return SOLVERS.create("exact").prepare(torch.from_numpy(matrix), damping)
+    operator = HessianOperator.of_matrix(torch.from_numpy(matrix))
+    return SOLVERS.create("exact").prepare(operator, damping)
 
 
 def solve(matrix: np.ndarray, rhs: np.ndarray, damping: float = 0.0) -> Solution:
@@ -166,3 +168,39 @@ def test_single_precision_is_solved_in_double():
     solution = solve(matrix, rhs)
     expected = np.linalg.solve(matrix.astype(np.float64), rhs.T).T
     assert_allclose(solution.x, expected, rtol=1e-12)
+
+
+# --- large matrices ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """As if four parameters were too many for all eigenvalues."""
+    monkeypatch.setattr("ifcheck.solvers.exact.DECOMPOSED_PARAMETERS", 4)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+def test_large_definite_matrix_gets_the_same_answer_without_its_eigenvalues(
+    few, damping, monkeypatch
+):
+    matrix, rhs = with_eigenvalues(*np.geomspace(1e-3, 7, 20)), right_hand_sides(3, 20)
+    monkeypatch.setattr("torch.linalg.eigh", None)
+    prepared = prepare(matrix, damping)
+    solution = prepared.solve(torch.from_numpy(rhs))
+    expected = np.linalg.solve(matrix + damping * np.eye(20), rhs.T).T
+    assert_allclose(solution.x, expected, rtol=1e-10)
+    assert solution.converged.all()
+    assert solution.rel_residual.max() < 1e-12
+    assert prepared.spectrum.largest == pytest.approx(7, rel=1e-4)
+    assert prepared.spectrum.smallest == pytest.approx(1e-3, rel=1e-3)
+    assert prepared.spectrum.null_space == prepared.spectrum.negative == 0
+
+
+@pytest.mark.parametrize("least", [-0.3, 0.0, 1e-17])
+def test_large_matrix_with_something_to_drop_is_decomposed_all_the_same(few, least):
+    matrix, rhs = with_eigenvalues(least, 0.1, 1, 2, 3, 4), right_hand_sides(2, 6)
+    prepared = prepare(matrix)
+    expected = rhs @ pseudo_inverse(matrix)
+    assert_allclose(prepared.solve(torch.from_numpy(rhs)).x, expected, rtol=1e-10)
+    assert prepared.spectrum.negative == (least < -1e-10)
+    assert prepared.spectrum.null_space == (abs(least) < 1e-10)

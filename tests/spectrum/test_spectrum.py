@@ -210,7 +210,7 @@ def test_power_block_by_block_of_rows_is_power_on_all(rows, with_regulariser, mo
     problem, _ = ordinary()
     network, options = problem.network, {"with_regulariser": with_regulariser, "top": 2}
     whole = problem.eigenvalues_of(network, "power", **options, **EXACT)
-    monkeypatch.setattr("ifcheck.spectrum.power.ROWS_AT_ONCE", rows)
+    monkeypatch.setattr("ifcheck.models.base.ROWS_AT_ONCE", rows)
     blocks = problem.eigenvalues_of(network, "power", **options, **EXACT)
     assert len(problem.targets) == 12
     assert_allclose(blocks.values, whole.values, rtol=1e-9)

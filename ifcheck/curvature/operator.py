@@ -1,0 +1,53 @@
+"""A Hessian as solvers see it: its products with directions, and the matrix where that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from ifcheck.errors import UnusableInput
+
+# Matrices of the Hessian's size that are alive together at most while it is made and solved with.
+DENSE_COPIES = 4
+BYTES = 8  # of a float64
+
+
+@dataclass(frozen=True)
+class HessianOperator:
+    """A symmetric matrix (params, params) in float64 that need not be formed."""
+
+    size: int
+    product: Callable[[Tensor], Tensor]  # (D, params) -> (D, params), row by row H v
+    dense: Callable[[], Tensor]  # the matrix; raises UnusableInput where it is too large
+
+    @classmethod
+    def of_matrix(cls, matrix: Tensor) -> HessianOperator:
+        """Return the operator of a symmetric matrix."""
+        return cls(len(matrix), lambda directions: directions @ matrix, lambda: matrix)
+
+    def plus_diagonal(self, diagonal: Tensor) -> HessianOperator:
+        """Return the operator of H + diag(diagonal)."""
+        return HessianOperator(
+            self.size,
+            lambda directions: self.product(directions) + diagonal * directions,
+            lambda: self.dense() + torch.diag(diagonal),
+        )
+
+
+def require_memory_for_dense(size: int, device: torch.device) -> None:
+    """Refuse a dense Hessian that does not fit. Raises: UnusableInput."""
+    needed = DENSE_COPIES * BYTES * size**2
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0]
+    else:
+        available = psutil.virtual_memory().available
+    if needed > available:
+        raise UnusableInput(
+            f"a dense Hessian of {size:,} parameters takes {needed / 1e9:.1f} GB; "
+            f"{available / 1e9:.1f} GB are free.",
+            remedy="Use --solver cg, which needs products with the Hessian alone.",
+        )

@@ -12,6 +12,8 @@ from tests.benchmarks import sequential_loop as loop
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
+# VGG13 has 33 million parameters and a head of 10,010: minutes and gigabytes at any number of rows.
+LIGHT = [file for file in FILES if "vgg13" not in file.stem]
 IRIS = sorted(FOLDER.glob("iris*.yaml"))
 TINY = (
     "train.seeds=2",
@@ -54,7 +56,7 @@ def tiny(request):
     return load
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", LIGHT, ids=lambda file: file.stem)
 def test_a_configuration_runs_through_at_tiny_size(file, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("ifcheck.stages.comparisons.tukey", lambda _: [])  # seconds, tested apart
     config = tiny(file)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ifcheck.curvature.factors import cholesky_solve
 from ifcheck.curvature.head_loss import HeadLoss, head_loss
 from ifcheck.engines import Progress, run_each, silent
 from ifcheck.models import Network, evaluate
@@ -135,7 +136,20 @@ def minimise_alike(problem: HeadProblem, start: Tensor) -> Optimum:
             break
     centre = minimise_head(nothing, centre).flat
     flat, _ = _simplified(problem, centre.repeat(len(starts), 1), factor[0])
-    return minimise_head(problem, flat)
+    return _one_by_one(problem, flat)
+
+
+def _one_by_one(problem: HeadProblem, start: Tensor) -> Optimum:
+    """Minimise problems one after the other, with one Hessian in memory."""
+    places = torch.arange(len(start), device=start.device)
+    each = [minimise_head(problem.part(places == i), start[i : i + 1]) for i in range(len(start))]
+    return Optimum(
+        flat=torch.cat([optimum.flat for optimum in each]),
+        gradient_norm=torch.cat([optimum.gradient_norm for optimum in each]),
+        converged=torch.cat([optimum.converged for optimum in each]),
+        positive_definite=torch.cat([optimum.positive_definite for optimum in each]),
+        steps=max(optimum.steps for optimum in each),
+    )
 
 
 def _simplified(problem: HeadProblem, flat: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +160,7 @@ def _simplified(problem: HeadProblem, flat: Tensor, factor: Tensor) -> tuple[Ten
     slope = problem.gradient(flat)
     norm = slope.norm(dim=-1)
     while bool((norm > GRADIENT_TOLERANCE).any()):
-        after = flat - torch.cholesky_solve(slope.mT, factor).mT
+        after = flat - cholesky_solve(factor, slope)
         slope = problem.gradient(after)
         length = slope.norm(dim=-1)
         shorter = length < SHARED_GAIN * norm

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from ifcheck.curvature.factors import cholesky_solve
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, relative_residual
@@ -57,7 +58,7 @@ class _Cholesky:
     spectrum: Spectrum
 
     def solve(self, rhs: Tensor) -> Solution:
-        return _solution(torch.cholesky_solve(rhs.mT, self.factor).mT, self.matrix, rhs)
+        return _solution(cholesky_solve(self.factor, rhs), self.matrix, rhs)
 
 
 @SOLVERS.register("exact")
@@ -122,9 +123,7 @@ def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
         return None
     damped = _plus(matrix, damping)
     factor = torch.linalg.cholesky(damped)
-    inverse = _largest_eigenvalue(
-        lambda vector: torch.cholesky_solve(vector[:, None], factor)[:, 0], matrix
-    )
+    inverse = _largest_eigenvalue(lambda vector: cholesky_solve(factor, vector[None])[0], matrix)
     spectrum = Spectrum(1 / inverse - damping, largest, null_space=0, negative=0)
     return _Cholesky(damped, factor, spectrum)
 
@@ -140,4 +139,6 @@ def _largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> fl
 
     operator = LinearOperator(tuple(like.shape), matvec=on_arrays, dtype=np.float64)
     start = np.ones(len(like))  # the same in every run
-    return float(eigsh(operator, k=1, v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)[0])
+    return float(
+        eigsh(operator, k=1, v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)[0]
+    )

@@ -24,10 +24,11 @@ from ifcheck.models import initialise
 from ifcheck.models.mlp import MLPSpec
 from ifcheck.objective import Objective, weights_without
 from ifcheck.removal.newton import HeadProblem, minimise_head
-from tests.benchmarks import bayesian, end_to_end, engines, roofline
+from tests.benchmarks import bayesian, end_to_end, engines, images, roofline
 from tests.benchmarks import sequential_loop as loop
 
-PARTS = ("engines", "bayesian", "newton", "command")
+PARTS = ("engines", "bayesian", "newton", "images", "command")
+IMAGE_ROUNDS = 3
 COMMAND_ROUNDS = 3  # one takes two minutes, nearly all of them the loop's
 
 
@@ -46,6 +47,8 @@ def main() -> None:
             _engines(part, options.rounds)
     if "newton" in options.only:
         _newton(options.rounds)
+    if "images" in options.only:
+        _images(min(options.rounds, IMAGE_ROUNDS))
     if "command" in options.only:
         _command(min(options.rounds, COMMAND_ROUNDS))
 
@@ -102,6 +105,20 @@ def _newton(rounds: int) -> None:
         run_each(solve, features, elements=0, device=torch.device("cpu"))
         seconds.append(time.perf_counter() - started)
     print(f"\n2,000 Newton problems of width 5: {statistics.median(seconds):.2f} s")
+
+
+def _images(rounds: int) -> None:
+    """Print what is done with image networks, beside one row or model after the other."""
+    print(f"\n{'work':72} {'':8} {'loop s':>8} {'s':>8} {'ratio':>6}")
+    for line in images.measure(rounds):
+        loop_seconds, ratio = "", ""
+        if line.loop_seconds is not None:
+            loop_seconds = f"{line.loop_seconds:.0f}"
+            ratio = f"{line.loop_seconds / line.seconds:.0f}"
+        print(
+            f"{line.work:72} {line.dtype:8} {loop_seconds:>8} {line.seconds:8.3g} {ratio:>6}",
+            flush=True,
+        )
 
 
 def _command(rounds: int) -> None:

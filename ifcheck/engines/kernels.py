@@ -13,6 +13,8 @@ from ifcheck.engines.padding import pad_columns
 from ifcheck.models import MLP
 from ifcheck.models.moments import SELU_ALPHA, SELU_SCALE
 
+ROWS_IN_CACHE = 1_024  # of 40 heads of ten classes, whose logits fit into a core's cache
+
 
 class Kernel(Protocol):
     """Batched differentiation of one task at parameters that the optimiser moves in place."""
@@ -134,33 +136,66 @@ class HeadKernel:
         return pad_columns(flat[:, self._to_kernel])
 
     def look_at(self, rows: Task) -> None:
-        self._inputs = _with_ones(rows.inputs)
-        self._transposed = self._inputs.transpose(1, 2)
-        self._output = _SoftmaxOutput(rows, self._classes)
+        inputs = _with_ones(rows.inputs)
+        columns = torch.arange(inputs.shape[2], device=inputs.device).split(ROWS_IN_CACHE)
+        self._blocks = [
+            _HeadBlock(inputs[..., block], _SoftmaxOutput(rows, self._classes, block))
+            for block in (slice(int(part[0]), int(part[-1]) + 1) for part in columns)
+        ]
+        self._matrices = inputs.new_empty(
+            len(inputs), rows.models_per_group * self._classes, inputs.shape[1]
+        )
+        self._product = torch.empty_like(self._matrices)
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
-        losses, delta = self._output.differentiate(self._logits(self._inputs))
-        self._backward(delta)
-        return losses, self._gradient
+        self._take_parameters()
+        total = torch.zeros_like(self.parameters[:, 0])
+        for block in self._blocks:
+            losses, delta = block.output.differentiate(self._logits(block.inputs))
+            total += losses
+            self._add(delta, block)
+        return total, self._finished()
 
     def gradient(self) -> Tensor:
-        self._backward(self._output.delta(self._logits(self._inputs)))
-        return self._gradient
+        self._take_parameters()
+        for block in self._blocks:
+            self._add(block.output.delta(self._logits(block.inputs)), block)
+        return self._finished()
 
-    def _backward(self, delta: Tensor) -> None:
-        """Fill the gradient from delta = d loss / d logits, (M, classes, N)."""
-        stacked = delta.view(len(self._inputs), -1, delta.shape[-1])
-        product = torch.bmm(stacked, self._transposed)
-        self._gradient[:, : self._used] = product.view(-1, self._used)
+    def _add(self, delta: Tensor, block: _HeadBlock) -> None:
+        """Add a block's share to the gradient; the first block's stands in its place."""
+        stacked = delta.view(*self._product.shape[:2], -1)
+        if block is self._blocks[0]:
+            torch.bmm(stacked, block.transposed, out=self._product)
+        else:
+            self._product.baddbmm_(stacked, block.transposed)
+
+    def _finished(self) -> Tensor:
+        self._gradient[:, : self._used] = self._product.view(-1, self._used)
+        return self._gradient
 
     def probe(self) -> Tensor:
         inputs, targets = probes(self.task)
+        self._take_parameters()
         return _losses_of_logits(self._logits(_with_ones(inputs)), targets)
+
+    def _take_parameters(self) -> None:
+        """Lay the parameters out for the matrix products: (groups, models * classes, F + 1)."""
+        self._matrices.view(-1, self._used).copy_(self.parameters[:, : self._used])
 
     def _logits(self, inputs: Tensor) -> Tensor:
         """Return (M, classes, N) for inputs (groups, features + 1, N)."""
-        stacked = self.parameters[:, : self._used].reshape(len(inputs), -1, inputs.shape[1])
-        return torch.bmm(stacked, inputs).view(len(self.parameters), self._classes, -1)
+        logits = torch.bmm(self._matrices, inputs)
+        return logits.view(len(self.parameters), self._classes, -1)
+
+
+class _HeadBlock:
+    """Rows of a head's task whose logits are worked on while they are in cache."""
+
+    def __init__(self, inputs: Tensor, output: _SoftmaxOutput) -> None:
+        self.inputs = inputs.contiguous()  # (groups, features + 1, rows)
+        self.transposed = self.inputs.transpose(1, 2)
+        self.output = output
 
 
 class _SoftmaxOutput:
@@ -169,18 +204,16 @@ class _SoftmaxOutput:
     One exponential an element: `log_softmax` and its derivative would take two.
     """
 
-    def __init__(self, task: Task, classes: int) -> None:
-        labels = one_hot(task.targets, classes, task.weights.dtype)
-        self._weights = task.weights[:, None, :]
-        self._weighted_labels = self._weights * labels  # (M, classes, N)
-        self._product = torch.empty_like(self._weighted_labels)
+    def __init__(self, task: Task, classes: int, rows: slice = slice(None)) -> None:
+        self._labels = one_hot(task.targets[rows], classes, task.weights.dtype)  # (classes, N)
+        self._weights = task.weights[:, None, rows].contiguous()  # (M, 1, N)
 
     def differentiate(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return losses (M,) and delta = d loss / d logits, (M, classes, N); eats `logits`."""
         logits.sub_(logits.amax(1, keepdim=True))
-        of_labels = torch.mul(logits, self._weighted_labels, out=self._product).sum((1, 2))
+        of_labels = (logits * self._labels).sum(1, keepdim=True)
         delta, total = self._normalise(logits)
-        return (total.log() * self._weights).sum((1, 2)) - of_labels, delta
+        return (total.log_().sub_(of_labels) * self._weights).sum((1, 2)), delta
 
     def delta(self, logits: Tensor) -> Tensor:
         """Return the same delta where nobody asks for the losses; eats `logits`."""
@@ -190,7 +223,7 @@ class _SoftmaxOutput:
         """Return delta, and the sum of the exponentials (M, 1, N)."""
         exponentials = shifted.exp_()
         total = exponentials.sum(1, keepdim=True)
-        return exponentials.mul_(self._weights / total).sub_(self._weighted_labels), total
+        return exponentials.div_(total).sub_(self._labels).mul_(self._weights), total
 
 
 class _Activation(Protocol):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -22,8 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 OUTER_VALUES = 1 << 22  # of outer products that are alive together: 32 MB
-JOINT_VALUES = 1 << 23  # of p (x) h that are alive together: 64 MB
-PRODUCT_WIDTH = 384  # columns of a product of matrices from which it is fast
+JOINT_VALUES = 1 << 20  # of p (x) h that are alive together: 8 MB
 
 
 def with_bias_column(features: Tensor) -> Tensor:
@@ -92,7 +90,8 @@ class SoftmaxHeadLoss:
         logits, moved = values[:, : self.classes], values[:, self.classes :]
         residual = logits.softmax(-1)
         residual[torch.arange(len(targets), device=targets.device), targets] -= 1
-        return (moved.unflatten(1, (-1, self.classes)) * residual[:, None]).sum(-1).mT
+        products: Tensor = moved.unflatten(1, (-1, self.classes)) * residual[:, None]
+        return products.sum(-1).mT
 
     def logits(self, flat: Tensor, features: Tensor) -> Tensor:
         """Return the logits. Shape: (..., rows, classes)."""
@@ -142,23 +141,21 @@ def weighted_outer(weights: Tensor, left: Tensor, right: Tensor | None = None) -
 def joint_outer(columns: Tensor, probabilities: Tensor, weights: Tensor) -> Tensor:
     """Return sum_i w_i (diag(p_i) - p_i p_i^T) (x) h_i h_i^T, for many rows of many features.
 
-    Products of matrices of some classes with all that follow them: half of the symmetric whole,
-    and wide enough to be fast. Shapes: (rows, A), (rows, C), (rows,) -> (C, C, A, A).
+    Products of matrices for each class with those after it. As probabilities sum to one, a class's
+    own block is minus the sum of its blocks with the others: no product, and no difference of
+    nearly equal numbers where a probability is near one.
+    Shapes: (rows, A), (rows, C), (rows,) -> (C, C, A, A).
     """
     classes, size = probabilities.shape[1], columns.shape[1]
-    matrix = columns.new_zeros(classes * size, classes * size)
-    width = -(-PRODUCT_WIDTH // size) * size  # whole classes
-    bounds = [*range(0, len(matrix), width), len(matrix)]
+    upper = columns.new_zeros(classes * size, classes * size)
     for rows in row_blocks(len(columns), classes * size, JOINT_VALUES):
         h = columns[rows] * weights[rows, None].sqrt()
         joint = (probabilities[rows, :, None] * h[:, None]).flatten(1)  # p (x) h
-        for first, last in pairwise(bounds):
-            matrix[first:last, first:].addmm_(joint[:, first:last].mT, joint[:, first:], alpha=-1)
-        for first in range(0, len(matrix), size):
-            own = slice(first, first + size)
-            matrix[own, own].addmm_(h.mT, joint[:, own])
-    whole = matrix.triu().add_(matrix.triu(1).mT)
-    blocks: Tensor = whole.view(classes, size, classes, size)
+        for start in range(0, len(upper) - size, size):
+            own, others = slice(start, start + size), slice(start + size, None)
+            upper[own, others].addmm_(joint[:, own].mT, joint[:, others], alpha=-1)
+    blocks = (upper + upper.mT).view(classes, size, classes, size)
+    blocks.diagonal(dim1=0, dim2=2).copy_(-blocks.sum(2).movedim(0, -1))
     return blocks.movedim(1, 2)
 
 

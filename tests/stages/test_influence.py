@@ -193,6 +193,30 @@ def test_params_all_and_one_layer_score_with_more_and_fewer_parameters(tiny, run
     assert not np.allclose(found["layer:body.0"]["scores"], found["head"]["scores"], rtol=1e-3)
 
 
+@pytest.mark.parametrize(("params", "damping"), [("all", 30.0), ("head", 0.1)])
+def test_conjugate_gradient_scores_without_the_matrix_as_exact_does(
+    params, damping, tiny, runs, tmp_path
+):
+    parts = {"influence.params": params, "influence.damping": damping}
+    exact = influence(tiny(parts), [runs("l2")], tmp_path / "exact.npz")
+    config = tiny({**parts, "influence.solver": "cg"})
+    found = influence(config, [runs("l2")], tmp_path / "cg.npz")
+    largest = np.abs(exact["scores"]).max()
+    assert_allclose(found["scores"], exact["scores"], rtol=0, atol=1e-5 * largest)
+    assert found["converged"].all()
+    assert (found["rel_residual"] > exact["rel_residual"]).all()
+    assert np.isnan(found["hessian_min"]).all()
+    assert (found["null_space"] == -1).all()
+
+
+def test_a_hessian_that_is_not_positive_definite_asks_for_damping(tiny, runs, tmp_path):
+    config = tiny({"influence.params": "all", "influence.solver": "cg"})
+    with pytest.raises(Diverged, match="without positive curvature") as caught:
+        influence(config, [runs("none")], tmp_path / "cg.npz")
+    assert "--damping" in caught.value.remedy
+    assert not (tmp_path / "cg.npz").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

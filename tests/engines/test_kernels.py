@@ -102,6 +102,22 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("rows", [1, 7, 64])  # of which the last block has fewer
+@pytest.mark.parametrize("groups", [1, 2])
+def test_heads_block_by_block_of_rows_are_heads_on_all(rows, groups, monkeypatch):
+    task = head_task(groups=groups, models_per_group=3)
+    whole = HeadKernel(task)
+    losses, gradient = differentiate(whole)
+    monkeypatch.setattr("ifcheck.engines.kernels.ROWS_IN_CACHE", rows)
+    kernel = HeadKernel(task)
+    for _ in range(2):  # what one call leaves behind must not enter the next
+        found, slopes = differentiate(kernel)
+        torch.testing.assert_close(found, losses, rtol=0, atol=EXACT)
+        torch.testing.assert_close(slopes, gradient, rtol=0, atol=EXACT)
+        alone = kernel.to_flat(kernel.gradient())
+        torch.testing.assert_close(alone, gradient, rtol=0, atol=EXACT)
+
+
 @pytest.mark.parametrize(("kernel", "make_task"), CASES)
 def test_kernels_written_by_hand_agree_with_the_generic_one(kernel, make_task):
     task = make_task()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ifcheck.errors import UnusableInput
-from ifcheck.models import MLP, NETWORKS, VariationalSpec, initialise
+from ifcheck.models import MLP, NETWORKS, VariationalSpec, initialise, rows_at_once
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -98,3 +98,13 @@ def test_fc_is_a_perceptron_of_one_tanh_layer():
     assert network.activation == "tanh"
     flags = {name: NETWORKS.create(name).convolutional for name in NETWORKS}
     assert flags == {"mlp": False, "fc": False, "lenet": True, "vgg13": True}
+
+
+def test_rows_that_are_differentiated_twice_together_leave_so_many_activations(monkeypatch):
+    network = build("lenet")
+    pooled = 6 * 14**2 + 16 * 5**2
+    values = 2 * (6 * 28**2 + 16 * 10**2 + 120 + 84) + pooled + 120 + 10
+    for allowed, rows in ((values, 1), (5 * values + 1, 5), (values - 1, 1), (1 << 40, 1_024)):
+        monkeypatch.setattr("ifcheck.models.base.DERIVED_VALUES", allowed)
+        assert rows_at_once(network, IMAGES) == rows
+    assert not any(module._forward_hooks for module in network.modules())

@@ -16,6 +16,7 @@ from ifcheck.errors import RunFailed, UnusableInput
 from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator
 from ifcheck.stages import comparisons, pictures, summaries
+from ifcheck.stages.beside import finished_cells, label
 from ifcheck.stages.cells import Cell, cells_of
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
@@ -43,14 +44,19 @@ class Study:
 
 
 @stage
-def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> Study:
+def fragility(
+    config: Config, out: Path, reporter: Reporter | None = None, beside: Path | None = None
+) -> Study:
     """Run every stage for every cell of the study; write tables and figures into `out`.
 
     Files that the same configuration finished are used again, so an interrupted study goes
     on where it stopped. A cell that fails while running is recorded as failed and the others
-    go on. Raises: UnusableInput, OutputRefused; RunFailed if no cell was left.
+    go on. `beside` is the folder of another study, whose first size figures 4 and 5 show first.
+    Raises: UnusableInput, OutputRefused; ArtifactUnreadable for `beside`; RunFailed if no cell
+    was left.
     """
     reporter = reporter or Silent()
+    others = [] if beside is None else finished_cells(beside)
     cells = check_study(config)
     claim_study(config, out)
     study = Study(out, [], [], [])
@@ -80,7 +86,10 @@ def fragility(config: Config, out: Path, reporter: Reporter | None = None) -> St
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
     first_size = [f for f in finished if f.cell.options == finished[0].cell.options]
     panels = [files.pictures(reporter) for files in first_size]
-    pictures.draw(out / "figures", study.summaries, panels, reporter)
+    if others:
+        own = zip(panels, first_size, strict=True)
+        panels = [dataclasses.replace(panel, label=label(files.cell)) for panel, files in own]
+    pictures.draw(out / "figures", study.summaries, [*others, *panels], reporter)
     return study
 
 

@@ -21,7 +21,7 @@ FEW_NETWORKS = 6  # whose bars have room beside each other
 class CellPictures:
     """The artifacts of one cell that figures 4 and 5 are drawn from."""
 
-    variant: str
+    label: str  # what titles call it
     cell: str
     influence: Artifact
     retrains: list[Artifact]
@@ -73,7 +73,7 @@ def _rank_panel(cell: CellPictures) -> Any:
     estimator = cell.influence.meta["config"]["influence"]["estimator"]
     truth = retrain.meta["config"]["retrain"]["truth"]
     return figures.RankPanel(
-        title=f"{cell.variant}: {estimator} against {truth}",
+        title=f"{cell.label}: {estimator} against {truth}",
         predicted=predicted,
         true=true,
         spearman=float(stats.spearmanr(predicted, true).statistic),

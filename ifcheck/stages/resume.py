@@ -34,7 +34,7 @@ def claim_study(config: Config, out: Path) -> None:
     if not path.is_file():
         write_text(path, json.dumps(ours, indent=1) + "\n")
         return
-    lines = differences(ours, _read_identity(path))
+    lines = differences(ours, read_identity(path))
     if lines:
         shown = "; ".join(lines[:SHOWN_DIFFERENCES])
         more = f"; and {len(lines) - SHOWN_DIFFERENCES} more" * (len(lines) > SHOWN_DIFFERENCES)
@@ -58,7 +58,8 @@ def _identity(config: Config) -> dict[str, Any]:
     return identity
 
 
-def _read_identity(path: Path) -> dict[str, Any]:
+def read_identity(path: Path) -> dict[str, Any]:
+    """Return what a study's file says its numbers depend on. Raises: OutputRefused if damaged."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

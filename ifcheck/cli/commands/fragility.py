@@ -53,6 +53,10 @@ def fragility(
     limit_train: options.LimitTrain = None,
     limit_test: options.LimitTest = None,
     min_spearman: options.MinSpearman = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option("--beside", help="Another study, shown beside this one in figures 4 and 5."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Study folder; resumed.")] = Path("study"),
 ) -> None:
     """Run the whole study: every stage for every size and variant, resumable.
@@ -74,7 +78,7 @@ def fragility(
         show_plan(session, estimate_study(config))
         return
     with terminal.live_progress() as reporter:
-        study = run_stage(config, out, reporter)
+        study = run_stage(config, out, reporter, beside)
     if session.json:
         record = {"out": str(study.out), "summaries": study.summaries, "tests": study.tests}
         terminal.show_json(plain(record))

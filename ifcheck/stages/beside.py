@@ -1,0 +1,59 @@
+"""Another finished study, whose cells are drawn beside those of this one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ifcheck.artifacts import read_artifact
+from ifcheck.config import Config, config_from_dict
+from ifcheck.errors import ArtifactUnreadable
+from ifcheck.stages.cells import Cell, cells_of
+from ifcheck.stages.pictures import CellPictures
+from ifcheck.stages.resume import STUDY_FILE, read_identity
+
+LAST_FILE = "evaluation.json"  # of a cell: with it the cell is finished
+
+
+def finished_cells(folder: Path) -> list[CellPictures]:
+    """Return what figures 4 and 5 show of a study: the finished cells of its first size.
+
+    Raises: ArtifactUnreadable where `folder` holds no study or none of these cells is finished.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise ArtifactUnreadable(
+            f"{folder} is not the folder of a study: it has no {STUDY_FILE}.",
+            remedy="Give the folder that `ifcheck fragility --out` wrote.",
+        )
+    identity, sections = read_identity(path), {field.name for field in dataclasses.fields(Config)}
+    cells = cells_of(config_from_dict({k: v for k, v in identity.items() if k in sections}))
+    first = [cell for cell in cells if cell.options == cells[0].options]
+    found = [
+        _pictures(cell, folder / "cells" / cell.id)
+        for cell in first
+        if (folder / "cells" / cell.id / LAST_FILE).is_file()
+    ]
+    if not found:
+        raise ArtifactUnreadable(
+            f"{folder} has no finished cell of its first size.",
+            remedy="Finish that study: the same command goes on where it stopped.",
+        )
+    return found
+
+
+def _pictures(cell: Cell, folder: Path) -> CellPictures:
+    study, trajectory = cell.config.study, folder / "trajectory.npz"
+    truths = [folder / f"retrain-{text.replace(':', '-')}.npz" for text in study.truths]
+    return CellPictures(
+        label=label(cell),
+        cell=cell.id,
+        influence=read_artifact(folder / f"influence-{study.estimators[0]}.npz", "influence"),
+        retrains=[read_artifact(path, "retrain") for path in truths],
+        trajectory=read_artifact(trajectory, "retrain") if trajectory.is_file() else None,
+    )
+
+
+def label(cell: Cell) -> str:
+    """Return what tells a cell from those of other data sets and networks."""
+    return " ".join([cell.config.data.dataset, cell.config.network.name, cell.config.variant.name])

@@ -87,8 +87,9 @@ def rows_at_once(network: nn.Module, inputs: Tensor) -> int:
     """
     sizes: list[int] = []
 
-    def note(_module: nn.Module, _inputs: object, outputs: Tensor) -> None:
-        sizes.append(outputs.numel())
+    def note(_module: nn.Module, _inputs: object, outputs: Tensor | tuple[Tensor, ...]) -> None:
+        values = (outputs,) if isinstance(outputs, Tensor) else outputs  # means and variances
+        sizes.extend(tensor.numel() for tensor in values)
 
     leaves = [module for module in network.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(note) for module in leaves]

@@ -107,4 +107,8 @@ def test_rows_that_are_differentiated_twice_together_leave_so_many_activations(m
     for allowed, rows in ((values, 1), (5 * values + 1, 5), (values - 1, 1), (1 << 40, 1_024)):
         monkeypatch.setattr("ifcheck.models.base.DERIVED_VALUES", allowed)
         assert rows_at_once(network, IMAGES) == rows
+    spec = VariationalSpec(NETWORKS.create("lenet"))
+    bayesian = initialise(spec, (3, 32, 32), 10, 0, torch.float32)
+    monkeypatch.setattr("ifcheck.models.base.DERIVED_VALUES", 11 * values)
+    assert rows_at_once(bayesian, IMAGES) == 5  # each value has a mean and a variance
     assert not any(module._forward_hooks for module in network.modules())

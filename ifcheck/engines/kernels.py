@@ -137,10 +137,10 @@ class HeadKernel:
 
     def look_at(self, rows: Task) -> None:
         inputs = _with_ones(rows.inputs)
-        columns = torch.arange(inputs.shape[2], device=inputs.device).split(ROWS_IN_CACHE)
+        starts = range(0, inputs.shape[2], ROWS_IN_CACHE)
         self._blocks = [
             _HeadBlock(inputs[..., block], _SoftmaxOutput(rows, self._classes, block))
-            for block in (slice(int(part[0]), int(part[-1]) + 1) for part in columns)
+            for block in (slice(start, start + ROWS_IN_CACHE) for start in starts)
         ]
         self._matrices = inputs.new_empty(
             len(inputs), rows.models_per_group * self._classes, inputs.shape[1]

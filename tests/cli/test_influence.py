@@ -48,6 +48,14 @@ def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
     assert json.loads(result.stdout)["meta"]["config"]["influence"] == options
 
 
+def test_a_solver_that_does_not_look_for_eigenvalues_shows_none(run_folder, succeed, tmp_path):
+    flags = ("--solver", "cg", "--damping", 1, "--out", tmp_path / "new.npz")
+    shown = succeed("influence", run_folder, *flags).stdout
+    assert "not looked for by --solver cg" in shown
+    assert "nan" not in shown
+    assert "null space" not in shown
+
+
 def test_an_own_model_is_described_by_flags(run_folder, own_model, succeed, tmp_path):
     flags = ("--dataset", "iris", "--depth", 1, "--width", 5, "--variant", "l2")
     out = tmp_path / "scores.npz"

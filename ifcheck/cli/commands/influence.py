@@ -70,6 +70,14 @@ def _show(session: Session, artifact: Artifact) -> None:
         terminal.show_json(artifact_record(artifact))
         return
     settings = artifact.meta["config"]["influence"]
+    spectrum = {"Hessian eigenvalues": f"not looked for by --solver {settings['solver']}"}
+    if (artifact["null_space"] >= 0).all():
+        spectrum = {
+            "Hessian eigenvalues": f"{artifact['hessian_min'].min():.3g} to "
+            f"{artifact['hessian_max'].max():.3g} (undamped)",
+            "null space": f"{worst(artifact['null_space'])} dimensions at most; "
+            f"{worst(artifact['negative'])} negative eigenvalues at most",
+        }
     terminal.show_facts(
         f"scores of {len(artifact['train_ids'])} rows, {len(artifact['seeds'])} networks, "
         f"estimator {settings['estimator']}",
@@ -77,10 +85,7 @@ def _show(session: Session, artifact: Artifact) -> None:
             "parameters": f"{settings['params']}; Hessian of the {settings['hessian']}, "
             f"damping {settings['damping']:g}, normalisation {settings['normalisation']}",
             "score": f"{extreme(artifact['scores'])} nats (positive: removal hurts)",
-            "Hessian eigenvalues": f"{artifact['hessian_min'].min():.3g} to "
-            f"{artifact['hessian_max'].max():.3g} (undamped)",
-            "null space": f"{worst(artifact['null_space'])} dimensions at most; "
-            f"{worst(artifact['negative'])} negative eigenvalues at most",
+            **spectrum,
             "residual of the solve": f"{artifact['rel_residual'].max():.2g} at most, relative; "
             f"{artifact['converged'].mean():.0%} converged",
             "written": str(artifact.path),

@@ -43,17 +43,15 @@ class Differentiable:
         By forward-mode differentiation: one pass over the rows for each direction, and no
         gradient of any row. Shape: (D, rows).
         """
-        return torch.stack([self._along(inputs, targets, direction) for direction in directions])
-
-    def _along(self, inputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
         parts = []
-        for rows in torch.arange(len(targets)).split(rows_at_once(self._network, inputs)):
+        for rows in self._blocks(inputs):
 
             def losses(selected: Tensor, rows: Tensor = rows) -> Tensor:
                 return self._losses(selected, inputs[rows], targets[rows])
 
-            parts.append(jvp(losses, (self.parameters,), (direction,))[1])
-        return torch.cat(parts)
+            along = [jvp(losses, (self.parameters,), (direction,))[1] for direction in directions]
+            parts.append(torch.stack(along))
+        return torch.cat(parts, dim=1)
 
     def mean_gradient(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Return the gradient of the weighted data loss. Shape: (params,)."""
@@ -102,17 +100,21 @@ class Differentiable:
         H is that of the weighted data loss. Shape: (D, params).
         """
         products = torch.zeros_like(directions)
-        shares = weights / weights.sum()
-        step = rows_at_once(self._network, inputs)
-        for rows in torch.arange(len(targets)).split(step):
+        for rows in self._blocks(inputs):
             leaf = self.parameters.clone().requires_grad_()
             with torch.enable_grad():
                 losses = self._losses(leaf, inputs[rows], targets[rows])
-                loss = (losses * shares[rows]).sum()
+                loss = weighted_mean(losses, weights[rows])
                 (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
             for product, direction in zip(products, directions, strict=True):
                 product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
         return products
+
+    def _blocks(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return places of rows (rows,) that are differentiated together."""
+        rows = torch.arange(len(inputs))
+        blocks: tuple[Tensor, ...] = rows.split(rows_at_once(self._network, inputs))
+        return blocks
 
     def _losses(self, selected: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         flat = self._all.index_put((self._positions,), selected)

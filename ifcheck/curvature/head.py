@@ -54,13 +54,13 @@ class SoftmaxHeadLoss:
         return -log_probabilities.gather(-1, places).squeeze(-1)
 
     def row_gradients(self, flat: Tensor, features: Tensor, targets: Tensor) -> Tensor:
-        residual = self._residual(flat, features, targets)
+        residual = self._residual(self.logits(flat, features), targets)
         return matrix_to_flat(residual.unsqueeze(-1) * with_bias_column(features).unsqueeze(-2))
 
     def mean_gradient(
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor
     ) -> Tensor:
-        weighted = self._residual(flat, features, targets) * weights.unsqueeze(-1)
+        weighted = self._residual(self.logits(flat, features), targets) * weights.unsqueeze(-1)
         return matrix_to_flat(weighted.mT @ with_bias_column(features))
 
     def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -88,8 +88,7 @@ class SoftmaxHeadLoss:
         matrices = flat_to_matrix(torch.cat([flat[None], directions]), self.classes).flatten(0, 1)
         values = torch.addmm(matrices[:, -1], features, matrices[:, :-1].mT)
         logits, moved = values[:, : self.classes], values[:, self.classes :]
-        residual = logits.softmax(-1)
-        residual[torch.arange(len(targets), device=targets.device), targets] -= 1
+        residual = self._residual(logits, targets)
         products: Tensor = moved.unflatten(1, (-1, self.classes)) * residual[:, None]
         return products.sum(-1).mT
 
@@ -97,8 +96,8 @@ class SoftmaxHeadLoss:
         """Return the logits. Shape: (..., rows, classes)."""
         return times_columns(with_bias_column(features), flat_to_matrix(flat, self.classes))
 
-    def _residual(self, flat: Tensor, features: Tensor, targets: Tensor) -> Tensor:
-        probabilities = self.logits(flat, features).softmax(-1)
+    def _residual(self, logits: Tensor, targets: Tensor) -> Tensor:
+        probabilities = logits.softmax(-1)
         return probabilities - functional.one_hot(targets, self.classes).to(probabilities)
 
 

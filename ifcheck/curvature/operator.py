@@ -34,8 +34,15 @@ class HessianOperator:
         return HessianOperator(
             self.size,
             lambda directions: self.product(directions) + diagonal * directions,
-            lambda: self.dense() + torch.diag(diagonal),
+            lambda: plus_diagonal(self.dense(), diagonal),
         )
+
+
+def plus_diagonal(matrix: Tensor, diagonal: Tensor | float) -> Tensor:
+    """Return matrix + diag(diagonal), with no other matrix of its size."""
+    result = matrix.clone()
+    result.diagonal().add_(diagonal)
+    return result
 
 
 def require_memory_for_dense(size: int, device: torch.device) -> None:

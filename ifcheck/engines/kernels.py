@@ -126,6 +126,10 @@ class HeadKernel:
         self._used = len(self._to_kernel)
         self.parameters = self.from_flat(task.parameters)
         self._gradient = torch.zeros_like(self.parameters)
+        self._matrices = self.parameters.new_empty(
+            len(task.inputs), task.models_per_group * self._classes, task.network.in_features + 1
+        )
+        self._product = torch.empty_like(self._matrices)
         self.task = task
         self.look_at(task)
 
@@ -142,10 +146,6 @@ class HeadKernel:
             _HeadBlock(inputs[..., block], _SoftmaxOutput(rows, self._classes, block))
             for block in (slice(start, start + ROWS_IN_CACHE) for start in starts)
         ]
-        self._matrices = inputs.new_empty(
-            len(inputs), rows.models_per_group * self._classes, inputs.shape[1]
-        )
-        self._product = torch.empty_like(self._matrices)
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         self._take_parameters()

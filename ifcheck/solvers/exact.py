@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from ifcheck.curvature.factors import cholesky_solve
-from ifcheck.curvature.operator import HessianOperator
+from ifcheck.curvature.operator import HessianOperator, plus_diagonal
 from ifcheck.errors import Diverged
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, relative_residual
 
@@ -88,7 +88,7 @@ class Exact:
         tolerance = _rounding(len(values), float(values.abs().max()))
         damped = values + damping
         return _Eigendecomposition(
-            matrix=_plus(matrix, damping),
+            matrix=plus_diagonal(matrix, damping),
             values=damped,
             vectors=vectors,
             kept=damped.abs() > tolerance,
@@ -106,22 +106,16 @@ def _rounding(size: int, largest: float) -> float:
     return size * torch.finfo(torch.float64).eps * largest
 
 
-def _plus(matrix: Tensor, damping: float) -> Tensor:
-    damped = matrix.clone()
-    damped.diagonal().add_(damping)
-    return damped
-
-
 def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
     """Return the Cholesky factor of a matrix without eigenvalues that exact solves drop, or None.
 
     That of matrix - tolerance I proves it (Sylvester's law of inertia).
     """
     largest = _largest_eigenvalue(lambda vector: matrix @ vector, matrix)
-    lowered = _plus(matrix, -_rounding(len(matrix), largest))
+    lowered = plus_diagonal(matrix, -_rounding(len(matrix), largest))
     if int(torch.linalg.cholesky_ex(lowered).info) > 0:
         return None
-    damped = _plus(matrix, damping)
+    damped = plus_diagonal(matrix, damping)
     factor = torch.linalg.cholesky(damped)
     inverse = _largest_eigenvalue(lambda vector: cholesky_solve(factor, vector[None])[0], matrix)
     spectrum = Spectrum(1 / inverse - damping, largest, null_space=0, negative=0)

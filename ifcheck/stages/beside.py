@@ -8,7 +8,7 @@ from pathlib import Path
 from ifcheck.artifacts import read_artifact
 from ifcheck.config import Config, config_from_dict
 from ifcheck.errors import ArtifactUnreadable
-from ifcheck.stages.cells import Cell, cells_of
+from ifcheck.stages.cells import Cell, cells_of, influence_name, retrain_name
 from ifcheck.stages.pictures import CellPictures
 from ifcheck.stages.resume import STUDY_FILE, read_identity
 
@@ -44,11 +44,11 @@ def finished_cells(folder: Path) -> list[CellPictures]:
 
 def _pictures(cell: Cell, folder: Path) -> CellPictures:
     study, trajectory = cell.config.study, folder / "trajectory.npz"
-    truths = [folder / f"retrain-{text.replace(':', '-')}.npz" for text in study.truths]
+    truths = [folder / f"{retrain_name(text)}.npz" for text in study.truths]
     return CellPictures(
         label=label(cell),
         cell=cell.id,
-        influence=read_artifact(folder / f"influence-{study.estimators[0]}.npz", "influence"),
+        influence=read_artifact(folder / f"{influence_name(study.estimators[0])}.npz", "influence"),
         retrains=[read_artifact(path, "retrain") for path in truths],
         trajectory=read_artifact(trajectory, "retrain") if trajectory.is_file() else None,
     )

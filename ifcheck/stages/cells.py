@@ -36,6 +36,16 @@ class Cell:
         }
 
 
+def influence_name(estimator: str) -> str:
+    """Return the name of a cell's scores by an estimator, without `.npz`."""
+    return f"influence-{estimator}"
+
+
+def retrain_name(truth: str) -> str:
+    """Return the name of a cell's retraining for a truth such as `warm:all`, without `.npz`."""
+    return f"retrain-{truth.replace(':', '-')}"
+
+
 def cells_of(config: Config) -> list[Cell]:
     """Return the cells of a study, sizes in the order given, variants within a size.
 

@@ -19,7 +19,7 @@ from ifcheck.artifacts import find_checkpoints
 from ifcheck.config import Config, replace_section
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.removal import TRUTHS
-from ifcheck.stages.cells import Cell
+from ifcheck.stages.cells import Cell, influence_name, retrain_name
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.fragility import check_study, with_truth
@@ -139,11 +139,11 @@ def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:
         estimate.add("train", _training(config, folder), trainings)
         scores, truths = [], []
         for estimator in study.estimators:
-            scores.append(folder / f"influence-{estimator}.npz")
+            scores.append(folder / f"{influence_name(estimator)}.npz")
             part = replace_section(config, "influence", estimator=estimator)
             estimate.add("influence", _timed(influence, part, [folder], scores[-1]), times)
         for text in study.truths:
-            truths.append(folder / f"retrain-{text.replace(':', '-')}.npz")
+            truths.append(folder / f"{retrain_name(text)}.npz")
             part = with_truth(config, text)
             seconds = _retraining(part, [folder], truths[-1], scores[0])
             estimate.add(f"retrain {text}", seconds, times)

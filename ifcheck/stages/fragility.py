@@ -17,7 +17,7 @@ from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator
 from ifcheck.stages import comparisons, pictures, summaries
 from ifcheck.stages.beside import finished_cells, label
-from ifcheck.stages.cells import Cell, cells_of
+from ifcheck.stages.cells import Cell, cells_of, influence_name, retrain_name
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.influence import influence
@@ -85,10 +85,10 @@ def fragility(
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
     first_size = [f for f in finished if f.cell.options == finished[0].cell.options]
-    panels = [files.pictures(reporter) for files in first_size]
-    if others:
-        own = zip(panels, first_size, strict=True)
-        panels = [dataclasses.replace(panel, label=label(files.cell)) for panel, files in own]
+    panels = [
+        files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
+        for files in first_size
+    ]
     pictures.draw(out / "figures", study.summaries, [*others, *panels], reporter)
     return study
 
@@ -150,13 +150,12 @@ class _CellFiles:
             trained=trained,
             influences=[
                 makers.ensure(
-                    f"influence-{name}", replace_section(config, "influence", estimator=name)
+                    influence_name(name), replace_section(config, "influence", estimator=name)
                 )
                 for name in study.estimators
             ],
             retrains=[
-                makers.ensure(f"retrain-{text.replace(':', '-')}", with_truth(config, text))
-                for text in study.truths
+                makers.ensure(retrain_name(text), with_truth(config, text)) for text in study.truths
             ],
             eigen=makers.ensure("eigen", config),
             dense=makers.ensure("eigen-dense", replace_section(config, "eigen", method="dense"))
@@ -191,7 +190,7 @@ class _CellFiles:
         )
         return results, rows
 
-    def pictures(self, reporter: Reporter) -> pictures.CellPictures:
+    def pictures(self, reporter: Reporter, title: str) -> pictures.CellPictures:
         """Return what figures 4 and 5 show of this cell, from its first finished seed."""
         name, digest = next(iter(self.trained.parents.items()))
         truths = self.cell.config.study.truths
@@ -203,7 +202,7 @@ class _CellFiles:
             makers = _Makers(self.folder, self.trained, reporter, {name: digest})
             trajectory = makers.ensure("trajectory", config)
         return pictures.CellPictures(
-            self.cell.config.variant.name,
+            title,
             self.cell.id,
             self.influences[0],
             self.retrains,
@@ -232,7 +231,7 @@ class _Makers:
             return found
         sources = [self.folder / CHECKPOINT_FOLDER / checkpoint for checkpoint in parents]
         if kind == "retrain":
-            scores = self.folder / f"influence-{config.study.estimators[0]}.npz"
+            scores = self.folder / f"{influence_name(config.study.estimators[0])}.npz"
             return retrain(config, sources, path, self.reporter, influence_file=scores)
         return STAGES[kind](config, sources, path, self.reporter)
 

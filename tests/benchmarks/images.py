@@ -1,8 +1,8 @@
 """How many times faster work on image networks is than one row, or one model, after the other.
 
 Random images in MNIST's sizes: speed does not depend on what they show. Loop and package
-alternate in one process, both on all threads; a ratio is the median over the rounds. Only a part
-of the loop is run, of as many steps or rows as `LOOP_...` says, and scaled.
+alternate in one process, both on all threads; a ratio is that of the medians over the
+rounds. Only a part of the loop is run, of as many steps or rows as `LOOP_...` says, and scaled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.engines import ENGINES, Recipe, Task
 from ifcheck.models import NETWORKS, Network, build, evaluate
 from ifcheck.objective import Objective, uniform_weights, weights_without
-from ifcheck.params import stack_modules
+from ifcheck.params import Layout, stack_modules
 from ifcheck.removal.newton import HeadProblem, minimise_alike, polish_head
 
 ROWS, REMOVALS, CLASSES = 60_000, 40, 10
@@ -169,22 +169,17 @@ def _scores(rounds: int, network: Network, inputs: Tensor, targets: Tensor) -> L
 def _hessian(rounds: int, network: Network, inputs: Tensor, targets: Tensor) -> Line:
     features, flat = _features(network, inputs)
     head = copy.deepcopy(network.head).double()
-    names = dict(head.named_parameters())
+    layout = Layout.of(head)
 
-    def row_loss(weight: Tensor, bias: Tensor, row: Tensor, target: Tensor) -> Tensor:
-        outputs = functional_call(head, {"weight": weight, "bias": bias}, (row[None],))
+    def row_loss(vector: Tensor, row: Tensor, target: Tensor) -> Tensor:
+        outputs = functional_call(head, layout.unflatten(vector), (row[None],))
         return functional.cross_entropy(outputs, target[None])
-
-    def gradient(vector: Tensor, row: Tensor, target: Tensor) -> Tensor:
-        split = names["weight"].numel()
-        weight, bias = vector[:split].view_as(names["weight"]), vector[split:]
-        return row_loss(weight, bias, row, target)
 
     def loop() -> float:
         started = time.perf_counter()
         total = torch.zeros(len(flat), len(flat), dtype=flat.dtype)
         for row in range(LOOP_HESSIANS):
-            total += torch.func.jacrev(grad(gradient))(flat, features[row], targets[row])
+            total += torch.func.jacrev(grad(row_loss))(flat, features[row], targets[row])
         return (time.perf_counter() - started) * ROWS / LOOP_HESSIANS
 
     loss = SoftmaxHeadLoss(CLASSES)
@@ -198,7 +193,9 @@ def _newton(rounds: int, network: Network, inputs: Tensor, targets: Tensor) -> L
     exact, objective = copy.deepcopy(network).double(), Objective(WEIGHT_DECAY)
     train = (inputs.double(), targets)
     optimum = polish_head(exact, objective, train).flat[0]
-    nn.utils.vector_to_parameters(optimum + 0.01 * torch.randn_like(optimum), _head(exact))
+    nn.utils.vector_to_parameters(
+        optimum + 0.01 * torch.randn_like(optimum), exact.head.parameters()
+    )
     removed = torch.arange(-1, REMOVALS)[:, None]
     weights = weights_without(ROWS, removed, "n-1")
     seconds = []
@@ -216,7 +213,3 @@ def _features(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return features and the head's flat parameters, in float64."""
     flat = nn.utils.parameters_to_vector(network.head.parameters()).detach().double()
     return evaluate(network.features, inputs).double(), flat
-
-
-def _head(network: Network) -> list[nn.Parameter]:
-    return list(network.head.parameters())

@@ -134,6 +134,7 @@ def test_the_studies_of_images_are_those_of_the_papers_text(name):
     assert config.data.dataset == name.partition("-")[0]
     assert len(config.train.seeds) == 10
     assert config.retrain.removals == "top-score:40"
+    assert config.retrain.trajectory
     cells = cells_of(config)
     assert [c.config.variant.name for c in cells[:2]] == ["l2", "bnn"]
     assert cells[0].config.variant.options == {"weight_decay": 0.001}

@@ -13,7 +13,7 @@ from ifcheck.config.values import DEFAULT_VARIANT
 _WEIGHT_DECAY = {name: {"weight_decay": 0.001} for name in ("l2", "l2-swa")}
 _IMAGES: dict[str, Any] = {
     "train": {"seeds": 10},
-    "retrain": {"removals": "top-score:40"},
+    "retrain": {"removals": "top-score:40", "trajectory": True},
     "study": {"variants": ["l2", "bnn"], "variant_options": _WEIGHT_DECAY},
 }
 _BATCHES: dict[str, Any] = {

@@ -223,7 +223,8 @@ class _SoftmaxOutput:
         """Return delta, and the sum of the exponentials (M, 1, N)."""
         exponentials = shifted.exp_()
         total = exponentials.sum(1, keepdim=True)
-        return exponentials.div_(total).sub_(self._labels).mul_(self._weights), total
+        exponentials.mul_(self._weights / total)
+        return exponentials.addcmul_(self._labels, self._weights, value=-1), total
 
 
 class _Activation(Protocol):

@@ -9,7 +9,7 @@ from ifcheck.artifacts import read_artifact
 from ifcheck.config import Config, config_from_dict
 from ifcheck.errors import ArtifactUnreadable
 from ifcheck.stages.cells import Cell, cells_of, influence_name, retrain_name
-from ifcheck.stages.pictures import CellPictures
+from ifcheck.stages.pictures import CellPictures, recorded
 from ifcheck.stages.resume import STUDY_FILE, read_identity
 
 LAST_FILE = "evaluation.json"  # of a cell: with it the cell is finished
@@ -43,15 +43,14 @@ def finished_cells(folder: Path) -> list[CellPictures]:
 
 
 def _pictures(cell: Cell, folder: Path) -> CellPictures:
-    study, trajectory = cell.config.study, folder / "trajectory.npz"
-    truths = [folder / f"{retrain_name(text)}.npz" for text in study.truths]
-    return CellPictures(
-        label=label(cell),
-        cell=cell.id,
-        influence=read_artifact(folder / f"{influence_name(study.estimators[0])}.npz", "influence"),
-        retrains=[read_artifact(path, "retrain") for path in truths],
-        trajectory=read_artifact(trajectory, "retrain") if trajectory.is_file() else None,
-    )
+    study, alone = cell.config.study, folder / "trajectory.npz"
+    paths = [folder / f"{retrain_name(text)}.npz" for text in study.truths]
+    retrains = [read_artifact(path, "retrain") for path in paths]
+    trajectory = recorded(retrains)
+    if trajectory is None and alone.is_file():
+        trajectory = read_artifact(alone, "retrain")
+    scores = read_artifact(folder / f"{influence_name(study.estimators[0])}.npz", "influence")
+    return CellPictures(label(cell), cell.id, scores, retrains, trajectory)
 
 
 def label(cell: Cell) -> str:

@@ -192,12 +192,12 @@ class _CellFiles:
 
     def pictures(self, reporter: Reporter, title: str) -> pictures.CellPictures:
         """Return what figures 4 and 5 show of this cell, from its first finished seed."""
-        name, digest = next(iter(self.trained.parents.items()))
         truths = self.cell.config.study.truths
-        recorded = [t for t in truths if TRUTHS.create(t.partition(":")[0]).has_trajectory]
-        trajectory = None
-        if recorded:
-            config = with_trajectory(with_truth(self.cell.config, recorded[0]))
+        recordable = [t for t in truths if TRUTHS.create(t.partition(":")[0]).has_trajectory]
+        trajectory = pictures.recorded(self.retrains)
+        if trajectory is None and recordable:
+            name, digest = next(iter(self.trained.parents.items()))
+            config = with_trajectory(with_truth(self.cell.config, recordable[0]))
             reporter = Prefixed(reporter, self.cell.id)
             makers = _Makers(self.folder, self.trained, reporter, {name: digest})
             trajectory = makers.ensure("trajectory", config)

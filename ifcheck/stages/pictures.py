@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ class CellPictures:
     influence: Artifact
     retrains: list[Artifact]
     trajectory: Artifact | None
+
+
+def recorded(retrains: Sequence[Artifact]) -> Artifact | None:
+    """Return the first retraining that has test losses along the way, if one has."""
+    return next((retrain for retrain in retrains if "trajectory" in retrain.arrays), None)
 
 
 def draw(

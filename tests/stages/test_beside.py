@@ -45,6 +45,19 @@ def test_the_finished_cells_of_the_first_size_are_found_as_they_were_drawn(other
         assert cell.trajectory["trajectory"].shape[2] == 3
 
 
+def test_a_truth_with_losses_along_the_way_is_not_run_again_for_the_figure(tiny, tmp_path):
+    out = tmp_path / "study"
+    watched = {**SMALL, "train.seeds": 2, "retrain.trajectory": True, "study.variants": ["l2"]}
+    fragility(tiny(watched), out)
+    assert not list(out.rglob("trajectory.npz"))
+    (cell,) = finished_cells(out)
+    assert cell.trajectory is cell.retrains[0]
+    (folder,) = (out / "cells").iterdir()
+    warm = read_artifact(folder / "retrain-warm.npz", "retrain")
+    assert np.array_equal(cell.trajectory["trajectory"], warm["trajectory"])
+    assert (out / "figures" / "figure-5-retraining.png").is_file()
+
+
 def test_a_study_shows_the_other_one_first(other, tiny, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(stage.pictures, "draw", lambda *given: drawn.append(given[2]))

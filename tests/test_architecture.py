@@ -23,6 +23,7 @@ LAYERS = [
     "config",
     "registry",
     "provenance",
+    "memory",
     "artifacts",
     "datasets",
     "models",

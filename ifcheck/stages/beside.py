@@ -8,11 +8,9 @@ from pathlib import Path
 from ifcheck.artifacts import read_artifact
 from ifcheck.config import Config, config_from_dict
 from ifcheck.errors import ArtifactUnreadable
-from ifcheck.stages.cells import Cell, cells_of, influence_name, retrain_name
+from ifcheck.stages.cells import FINISHED_FILE, Cell, cells_of, influence_name, retrain_name
 from ifcheck.stages.pictures import CellPictures, recorded
 from ifcheck.stages.resume import STUDY_FILE, read_identity
-
-LAST_FILE = "evaluation.json"  # of a cell: with it the cell is finished
 
 
 def finished_cells(folder: Path) -> list[CellPictures]:
@@ -32,7 +30,7 @@ def finished_cells(folder: Path) -> list[CellPictures]:
     found = [
         _pictures(cell, folder / "cells" / cell.id)
         for cell in first
-        if (folder / "cells" / cell.id / LAST_FILE).is_file()
+        if (folder / "cells" / cell.id / FINISHED_FILE).is_file()
     ]
     if not found:
         raise ArtifactUnreadable(

@@ -13,6 +13,8 @@ from ifcheck.errors import UnusableInput
 from ifcheck.models import NETWORKS
 from ifcheck.variants import VARIANTS
 
+FINISHED_FILE = "evaluation.json"  # the last that is written into a cell's folder
+
 
 @dataclass(frozen=True)
 class Cell:

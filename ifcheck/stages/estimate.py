@@ -6,8 +6,6 @@ proportional to the number of seeds from a run with a few; its memory is that of
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 from ifcheck.artifacts import find_checkpoints
 from ifcheck.config import Config, replace_section
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
+from ifcheck.memory import peak_memory_bytes
 from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
 from ifcheck.stages.eigen import eigen
@@ -58,8 +57,7 @@ class Estimate:
     @property
     def memory_bytes(self) -> int:
         """Largest memory of this process so far, in which every shape was alive once."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return peak_memory_bytes()
 
     def add(self, step: str, seconds: float, times: float = 1) -> None:
         """Add a step's time, taken `times` times."""

@@ -17,7 +17,7 @@ from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator
 from ifcheck.stages import comparisons, pictures, summaries
 from ifcheck.stages.beside import finished_cells, label
-from ifcheck.stages.cells import Cell, cells_of, influence_name, retrain_name
+from ifcheck.stages.cells import FINISHED_FILE, Cell, cells_of, influence_name, retrain_name
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.influence import influence
@@ -180,7 +180,7 @@ class _CellFiles:
             [artifact.path for artifact in self.influences],
             [artifact.path for artifact in self.retrains],
             self.eigen.path,
-            self.folder / "evaluation.json",
+            self.folder / FINISHED_FILE,
         )
         columns = self.cell.columns
         results = summaries.result_rows(columns, evaluation, self.trained, self.dense, self.seconds)

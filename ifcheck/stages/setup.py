@@ -16,6 +16,7 @@ from ifcheck.config import Choice, Config, DataConfig
 from ifcheck.datasets import DATASETS, Dataset, DatasetOptions, Split
 from ifcheck.engines import ENGINES, Recipe
 from ifcheck.errors import UnusableInput
+from ifcheck.memory import peak_device_bytes, peak_memory_bytes
 from ifcheck.models import NETWORKS, NetworkSpec
 from ifcheck.objective import Objective
 from ifcheck.registry import Registry
@@ -108,6 +109,8 @@ class Setup:
             "dtype": dtype,
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - started, 3),
+            "peak_memory_bytes": peak_memory_bytes(),  # of the process until now
+            "peak_device_bytes": peak_device_bytes(self.device),
         }
 
 

@@ -1,7 +1,5 @@
 """Dry runs: extrapolation against a fake clock, and estimates of the real stages."""
 
-import time
-
 import pytest
 
 from ifcheck.artifacts import find_checkpoints
@@ -108,15 +106,6 @@ def test_scoring_time_and_disk_grow_with_the_seeds(estimator, clock, monkeypatch
     (seconds,) = [v for k, v in found.seconds.items() if k != "start"]
     assert seconds == pytest.approx(2.5)
     assert found.disk_bytes == pytest.approx(1000)
-
-
-def test_estimates_come_near_the_real_training_time(tiny, somewhere):
-    config = tiny({"train.epochs": 3_000})
-    expected = estimate_training(config).seconds["train"]
-    started = time.perf_counter()
-    train(config, somewhere / "run")
-    found = time.perf_counter() - started
-    assert found / 4 < expected < found * 4  # the machine may be busy with something else
 
 
 def test_estimated_disk_is_what_the_stages_write(tiny, runs, somewhere):

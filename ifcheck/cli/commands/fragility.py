@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifcheck.cli import options, terminal
 from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 from ifcheck.errors import EXIT_BELOW_THRESHOLD
+
+if TYPE_CHECKING:  # torch takes seconds to import, which `--help` does without
+    from ifcheck.config import Config
+    from ifcheck.stages.fragility import Study
 
 SWEPT = ("depth", "width")
 STUDY_KEYS = {
@@ -68,7 +72,6 @@ def fragility(
     config = session.configure(flags)
     from ifcheck.cli.summaries import misses_threshold
     from ifcheck.cli.tables import show_study
-    from ifcheck.stages.fragility import fragility as run_stage
     from ifcheck.stages.tables import plain
 
     if session.dry_run:
@@ -77,8 +80,7 @@ def fragility(
 
         show_plan(session, estimate_study(config))
         return
-    with terminal.live_progress() as reporter:
-        study = run_stage(config, out, reporter, beside)
+    study = _run(config, out, beside)
     if session.json:
         record = {"out": str(study.out), "summaries": study.summaries, "tests": study.tests}
         terminal.show_json(plain(record))
@@ -86,6 +88,19 @@ def fragility(
         show_study(study)
     if misses_threshold(study.summaries, config.evaluate.min_spearman):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _run(config: Config, out: Path, beside: Path | None) -> Study:
+    """Run the study, once it is said what a large one will take."""
+    from ifcheck.cli.plans import spoken
+    from ifcheck.stages.forecast import forecast_study
+    from ifcheck.stages.fragility import fragility as run_stage
+
+    with terminal.live_progress() as reporter:
+        expected = forecast_study(config, out, reporter)
+        if expected is not None:
+            reporter.note(spoken(expected))
+        return run_stage(config, out, reporter, beside)
 
 
 def _sizes(depth: str | None, width: str | None) -> list[dict[str, str]] | None:

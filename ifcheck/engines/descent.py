@@ -37,6 +37,7 @@ def descend(
     average = Average(recipe.averaging)
     record = _Record(recipe, kernel)
     reported, listening = state.epoch, True
+    still: Tensor | None = None  # the losses while no model moves
     for epoch in range(state.epoch, recipe.epochs):
         if listening and epoch % LISTEN_EVERY == 0:
             listening = schedule.listening(epoch)
@@ -44,8 +45,11 @@ def descend(
         resting = moving is not None and not bool(moving.any())
         record.note_probes(epoch)
         if resting:
-            record.note_losses(epoch, updates.losses(epoch) if record.wants(epoch) else None)
+            if still is None and record.wants(epoch):
+                still = updates.losses(epoch)
+            record.note_losses(epoch, still)
         else:
+            still = None
             wanted = listening or record.wants(epoch)
             losses = updates.of_epoch(epoch, schedule.rates, moving, wanted)
             record.note_losses(epoch, losses)
@@ -55,7 +59,7 @@ def descend(
             progress(kernel.task.models * (epoch + 1 - reported))
             reported = epoch + 1
     record.note_probes(recipe.epochs)
-    record.note_losses(recipe.epochs, updates.losses(recipe.epochs))
+    record.note_losses(recipe.epochs, updates.losses(recipe.epochs) if still is None else still)
     live = kernel.to_flat(kernel.parameters)
     return Fit(
         parameters=live if average.value is None else kernel.to_flat(average.value),

@@ -361,3 +361,20 @@ def test_dropout_does_not_depend_on_company_or_threads():
     for model in range(3):
         alone = VmapEngine().fit(task.part(model, model + 1), recipe).parameters
         assert torch.equal(alone[0], together[model])
+
+
+def test_losses_of_models_that_rest_are_found_once(monkeypatch):
+    calls = []
+    differentiate = GenericKernel.differentiate
+
+    def counted(kernel):
+        calls.append(1)
+        return differentiate(kernel)
+
+    monkeypatch.setattr(GenericKernel, "differentiate", counted)
+    recipe = Recipe(50, learning_rate=1e-12, early_stop=2, record_every=1)
+    fit = VmapEngine().fit(whole(MLPSpec(1, 5)), recipe)
+    assert fit.losses.shape == (3, 51)
+    moved = 3  # epochs: the first, and two without improvement
+    assert len(calls) == moved + 1
+    assert torch.equal(fit.losses[:, moved:], fit.losses[:, moved : moved + 1].expand(-1, 48))

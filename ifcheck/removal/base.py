@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,17 @@ class RemovalProblem:
         positions = torch.cat([nothing, self.removed], dim=1).unsqueeze(-1)
         return weights_without(len(self.train[1]), positions, self.normalisation)
 
+    def part(self, first: int, last: int) -> RemovalProblem:
+        """Return the same problem for the networks first..last-1."""
+        networks = slice(first, last)
+        return replace(
+            self,
+            networks=self.networks[networks],
+            live=None if self.live is None else self.live[networks],
+            removed=self.removed[networks],
+            seeds=self.seeds[networks],
+        )
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -58,6 +69,16 @@ class Truth:
     dtype: str = "float64"  # of the parameters that moved
     trajectory_epochs: Tensor | None = None  # (E,)
     trajectory: Tensor | None = None  # (S, T, K, E)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Truth]) -> Truth:
+        """Return the truth about all networks from those about some of them, in order."""
+        joined: dict[str, Any] = {
+            item.name: torch.cat([getattr(part, item.name) for part in parts])
+            for item in fields(cls)
+            if isinstance(getattr(parts[0], item.name), Tensor) and item.name != "trajectory_epochs"
+        }
+        return replace(parts[0], **joined)
 
 
 class TruthMethod(Protocol):

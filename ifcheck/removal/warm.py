@@ -17,6 +17,7 @@ from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
 # Measured on Iris (depth 1, width 5, l2, 50 seeds, 40 removals): runs that end below it are
 # within 2e-4 nats of the exact optimum's test loss (median 2e-6); half of all runs do.
 STATIONARY_GRADIENT = 1e-5
+FEATURE_BYTES = 1 << 30  # of several networks' features; one network's may take more
 
 
 @TRUTHS.register("warm")
@@ -31,10 +32,23 @@ class Warm:
         return networks * (removals + 1) * problem.recipe.epochs
 
     def remove(self, problem: RemovalProblem, progress: Progress = silent) -> Truth:
+        networks = len(problem.networks)
+        step = _networks_at_once(problem) if problem.params == "head" else networks
+        parts = [problem.part(start, start + step) for start in range(0, networks, step)]
+        return Truth.joined([self._remove(part, progress) for part in parts])
+
+    def _remove(self, problem: RemovalProblem, progress: Progress) -> Truth:
         task = _head_task(problem) if problem.params == "head" else _whole_task(problem)
         name, engine = select_engine(problem.engine, task.network, task.objective, problem.recipe)
         fit = engine.fit(task, problem.recipe, progress)
         return replace(_truth(problem, task, fit), engine=name)
+
+
+def _networks_at_once(problem: RemovalProblem) -> int:
+    """Return of how many networks the features of all training rows may be there together."""
+    inputs = problem.train[0]
+    of_a_row = evaluate(problem.networks[0].features, inputs[:1])
+    return max(1, FEATURE_BYTES // (of_a_row.nbytes * len(inputs)))
 
 
 def _head_task(problem: RemovalProblem) -> Task:

@@ -15,6 +15,7 @@ from ifcheck.engines import Averaging, Recipe
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.removal import TRUTHS, RemovalProblem, Truth
+from ifcheck.removal import warm as warm_module
 from ifcheck.removal.warm import STATIONARY_GRADIENT
 from tests import oracles
 from tests.benchmarks import sequential_loop as loop
@@ -308,3 +309,26 @@ def test_mean_of_no_rows_spares_the_null_run(make_problem):
     assert not truth.converged.any()
     keeping = warm(dataclasses.replace(one, normalisation="n"))
     assert_allclose(truth.null_loss_after, keeping.null_loss_after, **CLOSE)
+
+
+def test_truth_does_not_depend_on_how_many_networks_features_are_there_together(
+    make_problem, monkeypatch
+):
+    recipe = Recipe(epochs=60, learning_rate=1e-2, patience=5, record_every=20)
+    problem = make_problem(recipe=recipe, seeds=(0, 1))
+    together = warm(problem)
+    asked = []
+    evaluate = warm_module.evaluate
+    monkeypatch.setattr(warm_module, "FEATURE_BYTES", 1)
+    monkeypatch.setattr(
+        warm_module, "evaluate", lambda *given: asked.append(len(given[1])) or evaluate(*given)
+    )
+    alone = warm(problem)
+    rows, tests = len(problem.train[1]), len(problem.test[1])
+    assert asked == [1, rows, tests, rows, tests]  # one network's after the other's
+    for item in dataclasses.fields(Truth):
+        expected, found = getattr(together, item.name), getattr(alone, item.name)
+        if isinstance(expected, torch.Tensor):
+            assert torch.equal(found, expected), item.name
+        else:
+            assert found == expected

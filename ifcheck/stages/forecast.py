@@ -38,7 +38,7 @@ from ifcheck.stages.stage import stage
 from ifcheck.stages.train import network_layout
 
 HEAVY = 1e7  # training rows times parameters from which a study takes minutes
-FIRST_ROWS, GROWTH = 64, 4  # of a timed piece, whose rows grow until its time tells something
+FIRST_ROWS, GROWTH = 16, 4  # of a timed piece, whose rows grow until its time tells something
 TELLING_SECONDS, LONG_SECONDS = 0.2, 2.0
 MULTIPLIED = 1_024  # rows and columns of the matrices by which multiplication is timed
 SHARED_HESSIANS = 3  # that `newton` forms for a softmax head, about
@@ -205,7 +205,7 @@ class _Sample:
     def multiplication(self) -> float:
         """Return the time of one multiplication and addition in a large float64 product."""
         matrix = torch.ones(MULTIPLIED, MULTIPLIED, dtype=torch.float64, device=self.setup.device)
-        return self._per_row(lambda rows: matrix @ matrix[:, :rows]) / MULTIPLIED**2
+        return self._timed(lambda size: matrix @ matrix, MULTIPLIED) / MULTIPLIED**3
 
     def _rows(self, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         shape, device = self.setup.dataset.input_shape, self.setup.device
@@ -213,16 +213,23 @@ class _Sample:
         return torch.rand(rows, *shape, dtype=dtype, device=device), targets
 
     def _per_row(self, work: Callable[[int], object]) -> float:
-        rows, limit = FIRST_ROWS, max(FIRST_ROWS, self.setup.dataset.train_rows(1))
+        """Return how much longer more rows take; what a call takes beside them is no row's."""
+        fewer, before = FIRST_ROWS, self._timed(work, FIRST_ROWS)
         while True:
-            for _ in range(2):  # the first call pays for what is loaded once
-                started = time.perf_counter()
-                work(rows)
-                if self.setup.device.type == "cuda":
-                    torch.cuda.synchronize(self.setup.device)
-                seconds = time.perf_counter() - started
-                if seconds >= LONG_SECONDS:
-                    break
-            if seconds >= TELLING_SECONDS or rows == limit:
-                return seconds / rows
-            rows = min(GROWTH * rows, limit)
+            rows = GROWTH * fewer
+            seconds = self._timed(work, rows)
+            if seconds >= TELLING_SECONDS or rows >= self.setup.dataset.train_rows(1):
+                return max(0.0, seconds - before) / (rows - fewer)
+            fewer, before = rows, seconds
+
+    def _timed(self, work: Callable[[int], object], rows: int) -> float:
+        """Return how long work on so many rows takes."""
+        for _ in range(2):  # the first call pays for what is loaded once
+            started = time.perf_counter()
+            work(rows)
+            if self.setup.device.type == "cuda":
+                torch.cuda.synchronize(self.setup.device)
+            seconds = time.perf_counter() - started
+            if seconds >= LONG_SECONDS:
+                break
+        return seconds

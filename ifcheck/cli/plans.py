@@ -7,7 +7,7 @@ from ifcheck.cli.session import Session
 from ifcheck.stages.estimate import Estimate
 from ifcheck.stages.forecast import Forecast
 
-MEBIBYTE = 1 << 20
+MEBIBYTE, GIGABYTE = 1 << 20, 1e9
 MINUTE, HOUR = 60, 3_600
 
 
@@ -33,8 +33,8 @@ def spoken(expected: Forecast) -> str:
     parts = [f"{step} {duration(seconds)}" for step, seconds in expected.seconds.items()]
     return (
         f"this takes at most about {duration(expected.total_seconds)} ({', '.join(parts)}) and "
-        f"{expected.memory_bytes / 1e9:.1f} GB of memory; less time where training stops early and "
-        "power iteration converges, as they mostly do."
+        f"{expected.memory_bytes / GIGABYTE:.1f} GB of memory; less time where training stops "
+        "early and power iteration converges, as they mostly do."
     )
 
 

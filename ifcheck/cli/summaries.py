@@ -67,7 +67,8 @@ def describe_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("kind", "schema", "sha256", "seed", "engine", "device", "dtype", "threads")
         if name in meta
     }
-    facts["seconds"] = meta.get("seconds", UNDEFINED)
+    for name in ("seconds", "peak_memory_bytes"):
+        facts[name] = meta.get(name, UNDEFINED)
     facts["code"] = meta.get("code", UNDEFINED)
     for name, value in flatten(meta.get("config", {})):
         facts[name] = _short(value)

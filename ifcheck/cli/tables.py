@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ifcheck.cli import terminal
+from ifcheck.cli.plans import GIGABYTE, duration
 from ifcheck.cli.terminal import UNDEFINED, number
-from ifcheck.stages.fragility import Study
+from ifcheck.stages.fragility import Cost, Study
 
 Row = Mapping[str, Any]
 
@@ -80,7 +81,17 @@ def show_study(study: Study) -> None:
         terminal.show_note(sentence)
     for found in cells.values():
         terminal.stdout().print(_reading(found), soft_wrap=True)
+    if study.costs:
+        _show_costs(study.costs)
     terminal.stdout().print(f"written: {study.out}", soft_wrap=True)
+
+
+def _show_costs(costs: Mapping[str, Cost]) -> None:
+    rows = [
+        [stage, duration(cost.seconds), f"{cost.peak_memory_bytes / GIGABYTE:.1f} GB"]
+        for stage, cost in costs.items()
+    ]
+    terminal.show_table("cost", ["stage", "time", "memory, at most until then"], rows)
 
 
 def interval(mean: float, half_width: float) -> str:

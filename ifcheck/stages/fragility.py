@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,20 @@ from ifcheck.stages.trunks import Trunks
 Row = dict[str, Any]
 
 
+@dataclass
+class Cost:
+    """What the artifacts of a stage took to make, whichever run of the study made them."""
+
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0  # of the process until then: earlier stages count as well
+
+    def add(self, artifact: Artifact) -> None:
+        """Count an artifact in."""
+        self.seconds += artifact.meta["seconds"]
+        peak = max(artifact.meta["peak_memory_bytes"], artifact.meta["peak_device_bytes"])
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
+
+
 @dataclass(frozen=True)
 class Study:
     """What a study found; the same rows as its CSV files."""
@@ -41,6 +55,7 @@ class Study:
     results: list[Row]
     summaries: list[Row]
     tests: list[Row]
+    costs: dict[str, Cost] = field(default_factory=dict)  # by stage, retraining by truth
 
 
 @stage
@@ -70,6 +85,8 @@ def fragility(
             study.results.extend(results)
             study.summaries.extend(rows)
             finished.append(files)
+            for step, artifact in files.made:
+                study.costs.setdefault(step, Cost()).add(artifact)
         except (RunFailed, MemoryError) as error:
             reporter.note(f"{cell.id} failed: {error}")
             study.results.append(summaries.failed_row(cell.columns, str(error)))
@@ -164,14 +181,24 @@ class _CellFiles:
         )
 
     @property
-    def seconds(self) -> float:
-        """Return how long the cell's artifacts took to make, all together.
+    def made(self) -> list[tuple[str, Artifact]]:
+        """Return the cell's artifacts, each with what its stage is called.
 
         A start that several variants share counts for the one that trained it.
         """
-        made = [self.trained, *self.influences, *self.retrains, self.eigen]
-        made += [] if self.dense is None else [self.dense]
-        return float(sum(artifact.meta["seconds"] for artifact in made))
+        eigens = [self.eigen, *([] if self.dense is None else [self.dense])]
+        truths = zip(self.cell.config.study.truths, self.retrains, strict=True)
+        return [
+            ("train", self.trained),
+            *(("influence", artifact) for artifact in self.influences),
+            *((f"retrain {truth}", artifact) for truth, artifact in truths),
+            *(("eigen", artifact) for artifact in eigens),
+        ]
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the cell's artifacts took to make, all together."""
+        return float(sum(artifact.meta["seconds"] for _, artifact in self.made))
 
     def evaluate(self) -> tuple[list[Row], list[Row]]:
         """Return the cell's rows for `results.csv` and for `summary.csv`."""

@@ -4,7 +4,7 @@ import pytest
 
 from ifcheck.cli.tables import interval, show_agreement, show_study
 from ifcheck.cli.terminal import MAX_WIDTH, number
-from ifcheck.stages.fragility import Study
+from ifcheck.stages.fragility import Cost, Study
 from tests.cli.conftest import STUDY
 
 ESTIMATORS, TRUTHS = ("objective", "paper", "authors"), ("warm", "newton")
@@ -70,6 +70,14 @@ def test_a_real_study_with_six_pairs_fits_100_columns(succeed, quick, tmp_path):
     for cell in ("none 1x4", "l2 1x4", "none 1x5", "l2 1x5"):
         (row,) = [line for line in lines if line.startswith(f" {cell} ")]
         assert len(row.split()) == 2 + 6 + 3, row  # every column on the one line
+
+
+def test_a_study_ends_with_what_each_stage_took(summaries, capsys, tmp_path):
+    costs = {"train": Cost(90.4, 1_500_000_000), "retrain warm:all": Cost(7_200.0, 2_540_000_000)}
+    show_study(Study(tmp_path, [], summaries, [], costs))
+    lines = [line.split() for line in table_lines(capsys.readouterr().out)]
+    assert ["train", "2", "min", "1.5", "GB"] in lines
+    assert ["retrain", "warm:all", "2.0", "h", "2.5", "GB"] in lines
 
 
 def test_the_widest_study_table_fits_100_columns_in_one_line_a_cell(summaries, capsys, tmp_path):

@@ -17,6 +17,7 @@ import yaml
 from scipy import stats
 
 from ifcheck.agreement.statistics import mean_interval
+from ifcheck.artifacts import read_artifact
 from ifcheck.errors import Diverged, OutputRefused, RunFailed, UnknownName, UnusableInput
 from ifcheck.models import initialise
 from ifcheck.stages import fragility as stage
@@ -300,6 +301,22 @@ def test_the_stages_one_by_one_give_the_same_arrays(
 
 
 # --- resuming -----------------------------------------------------------------------------------
+
+
+def test_costs_are_those_of_the_artifacts_of_each_stage(finished):
+    assert list(finished.costs) == ["train", "influence", "retrain warm", "retrain newton", "eigen"]
+    files = {
+        "train": "train.npz",
+        "influence": "influence-*.npz",
+        "retrain warm": "retrain-warm.npz",
+        "retrain newton": "retrain-newton.npz",
+        "eigen": "eigen*.npz",
+    }
+    for stage_name, pattern in files.items():
+        metas = [read_artifact(path).meta for path in finished.out.glob(f"cells/*/{pattern}")]
+        cost = finished.costs[stage_name]
+        assert cost.seconds == pytest.approx(sum(meta["seconds"] for meta in metas))
+        assert cost.peak_memory_bytes == max(meta["peak_memory_bytes"] for meta in metas)
 
 
 def test_a_second_run_recomputes_nothing(copied, config, no_pictures, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,8 +83,9 @@ def fragility(
         return
     study = _run(config, out, beside)
     if session.json:
-        record = {"out": str(study.out), "summaries": study.summaries, "tests": study.tests}
-        terminal.show_json(plain(record))
+        told = ("summaries", "tests", "costs")
+        record = {name: value for name, value in asdict(study).items() if name in told}
+        terminal.show_json(plain({"out": str(study.out), **record}))
     else:
         show_study(study)
     if misses_threshold(study.summaries, config.evaluate.min_spearman):

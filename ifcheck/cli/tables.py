@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ifcheck.cli import terminal
-from ifcheck.cli.plans import GIGABYTE, duration
 from ifcheck.cli.terminal import UNDEFINED, number
 from ifcheck.stages.fragility import Cost, Study
+from ifcheck.stages.reporting import duration
 
 Row = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def show_study(study: Study) -> None:
 
 def _show_costs(costs: Mapping[str, Cost]) -> None:
     rows = [
-        [stage, duration(cost.seconds), f"{cost.peak_memory_bytes / GIGABYTE:.1f} GB"]
+        [stage, duration(cost.seconds), f"{cost.peak_memory_bytes / 1e9:.1f} GB"]
         for stage, cost in costs.items()
     ]
     terminal.show_table("cost", ["stage", "time", "memory, at most until then"], rows)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
@@ -13,6 +16,9 @@ from ifcheck.params import Layout
 
 COLUMNS_AT_ONCE = 32  # of the Hessian: what a network of width 50 needs for them stays in cache
 MAX_DENSE_PARAMETERS = 5_000  # 200 MB for the matrix in float64, and about a minute to make
+# torch's level of forward-mode differentiation is one for all threads: a thread that leaves it
+# takes away the others' derivatives, which are zero from then on, without a word.
+_FORWARD_MODE = threading.Lock()
 
 
 class Differentiable:
@@ -49,8 +55,7 @@ class Differentiable:
             def losses(selected: Tensor, rows: Tensor = rows) -> Tensor:
                 return self._losses(selected, inputs[rows], targets[rows])
 
-            along = [jvp(losses, (self.parameters,), (direction,))[1] for direction in directions]
-            parts.append(torch.stack(along))
+            parts.append(torch.stack([_along(losses, self.parameters, d) for d in directions]))
         return torch.cat(parts, dim=1)
 
     def mean_gradient(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -120,3 +125,10 @@ class Differentiable:
         flat = self._all.index_put((self._positions,), selected)
         outputs = functional_call(self._network, self._layout.unflatten(flat), (inputs,))
         return self._objective.per_example_loss(outputs, targets)
+
+
+def _along(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:
+    """Return the derivative of a function's values along a direction, in one forward pass."""
+    with _FORWARD_MODE:
+        derivative: Tensor = jvp(function, (at,), (direction,), strict=True)[1]
+    return derivative

@@ -63,6 +63,19 @@ class SoftmaxHeadLoss:
         weighted = self._residual(self.logits(flat, features), targets) * weights.unsqueeze(-1)
         return matrix_to_flat(weighted.mT @ with_bias_column(features))
 
+    def hessian_product(
+        self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
+    ) -> Tensor:
+        moving = flat_to_matrix(directions, self.classes)
+        product = torch.zeros_like(moving)
+        for rows in row_blocks(len(features), directions.shape[-1], JOINT_VALUES):
+            columns = with_bias_column(features[rows])
+            p = self.logits(flat, features[rows]).softmax(-1)
+            moved = times_columns(columns, moving)
+            change = p * (moved - (p * moved).sum(-1, keepdim=True))  # of the residual
+            product += (change * weights[rows, None]).mT @ columns
+        return matrix_to_flat(product)
+
     def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Return the Hessian of the weighted data loss, which the targets have no part in."""
         p = self.logits(flat, features).softmax(-1)
@@ -71,15 +84,15 @@ class SoftmaxHeadLoss:
         if columns.dim() == 2 and columns.numel() * columns.shape[-1] > OUTER_VALUES:
             shares = weights.expand(p.shape[:-1]).reshape(-1, len(columns))
             each = [
-                joint_outer(columns, *problem)
+                as_matrix(joint_outer(columns, *problem), order)
                 for problem in zip(p.reshape(-1, *p.shape[-2:]), shares, strict=True)
             ]
-            blocks = torch.stack(each).view(*p.shape[:-2], *each[0].shape)
-        else:
-            curvature = torch.diag_embed(p) - outer(p, p)
-            summed = weighted_outer((curvature * weights[..., None, None]).flatten(-2), columns)
-            blocks = summed.unflatten(-3, (self.classes, self.classes))
-        return as_matrix(blocks, order)
+            if p.dim() == 2:
+                return each[0]  # which is large: no copy
+            return torch.stack(each).view(*p.shape[:-2], *each[0].shape)
+        curvature = torch.diag_embed(p) - outer(p, p)
+        summed = weighted_outer((curvature * weights[..., None, None]).flatten(-2), columns)
+        return as_matrix(summed.unflatten(-3, (self.classes, self.classes)), order)
 
     def row_products(
         self, flat: Tensor, features: Tensor, targets: Tensor, directions: Tensor
@@ -166,8 +179,11 @@ def row_blocks(rows: int, values: int, alive: int) -> Iterator[slice]:
 
 def as_matrix(blocks: Tensor, order: Tensor) -> Tensor:
     """Return blocks (..., C, C, F + 1, F + 1) as a matrix in torch's order of parameters."""
-    matrix = blocks.movedim(-2, -3).flatten(-4, -3).flatten(-2)  # (class, feature) both ways
-    ordered: Tensor = matrix[..., order, :][..., order]
+    size = blocks.shape[-1]
+    of_class, of_feature = order // size, order % size
+    ordered: Tensor = blocks[
+        ..., of_class[:, None], of_class, of_feature[:, None], of_feature
+    ]  # in one copy
     return ordered
 
 

@@ -41,6 +41,14 @@ class HeadLoss(Protocol):
     ) -> Tensor:
         """Return the gradient of the weighted data loss. Shape: (..., P)."""
 
+    def hessian_product(
+        self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
+    ) -> Tensor:
+        """Return H v for directions v (D, P), H that of `hessian`, for one problem.
+
+        Block by block of rows. Shape: (D, P).
+        """
+
     def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Return the Hessian of the weighted data loss. Shape: (..., P, P)."""
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.head_loss import head_loss
@@ -88,11 +87,7 @@ def _closed_form(
         return loss.row_products(head_flat, features, train[1], embedded(directions))
 
     def product(directions: Tensor) -> Tensor:
-        def gradients(flat: Tensor) -> Tensor:
-            return loss.mean_gradient(flat, features, train[1], weights)
-
-        at = head_flat.repeat(len(directions), 1)
-        moved: Tensor = jvp(gradients, (at,), (embedded(directions),))[1]
+        moved = loss.hessian_product(head_flat, features, train[1], weights, embedded(directions))
         return moved[:, within]
 
     def dense() -> Tensor:

@@ -19,17 +19,19 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature.head import (
+    OUTER_VALUES,
     as_matrix,
     flat_order,
     flat_to_matrix,
     matrix_to_flat,
     outer,
+    row_blocks,
     times_columns,
     weighted_outer,
     with_bias_column,
 )
 from ifcheck.models.moments import softplus
-from ifcheck.objective import VariationalObjective
+from ifcheck.objective import VariationalObjective, weighted_mean
 
 
 class _Columns(NamedTuple):
@@ -78,6 +80,21 @@ class VariationalHeadLoss:
         columns = _columns(features)
         slopes = self._slopes(self._outputs(flat, columns), targets) * weights[..., None, None]
         return _chain(*self._matrices(flat), *_sums(slopes, columns))
+
+    def hessian_product(
+        self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
+    ) -> Tensor:
+        products = torch.zeros_like(directions)
+        for rows in row_blocks(len(features), flat.shape[-1], OUTER_VALUES):
+            leaf = flat.detach().requires_grad_()
+            with torch.enable_grad():
+                losses = self.losses(leaf, features[rows], targets[rows])
+                (gradient,) = torch.autograd.grad(
+                    weighted_mean(losses, weights[rows]), leaf, create_graph=True
+                )
+            for product, direction in zip(products, directions, strict=True):
+                product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
+        return products
 
     def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         columns, classes = _columns(features), self.classes

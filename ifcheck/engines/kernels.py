@@ -141,10 +141,11 @@ class HeadKernel:
 
     def look_at(self, rows: Task) -> None:
         inputs = _with_ones(rows.inputs)
-        starts = range(0, inputs.shape[2], ROWS_IN_CACHE)
+        step = inputs.shape[2] if inputs.is_cuda else ROWS_IN_CACHE  # a GPU wants work to be large
+        starts = range(0, inputs.shape[2], step)
         self._blocks = [
             _HeadBlock(inputs[..., block], _SoftmaxOutput(rows, self._classes, block))
-            for block in (slice(start, start + ROWS_IN_CACHE) for start in starts)
+            for block in (slice(start, start + step) for start in starts)
         ]
 
     def differentiate(self) -> tuple[Tensor, Tensor]:

@@ -31,8 +31,10 @@ class _Products:
         return self.operator.product(directions) + self.damping * directions
 
     def solve(self, rhs: Tensor) -> Solution:
-        """Solve for each row side by side. Raises: Diverged at a negative curvature."""
+        """Solve for each row side by side. Raises: Diverged at a negative curvature,
+        and where something is not finite."""
         rhs = rhs.to(torch.float64)
+        self._require_finite(rhs, "a gradient of a test point")
         x, residual, direction = torch.zeros_like(rhs), rhs.clone(), rhs.clone()
         squared = residual.square().sum(-1)
         goal = (self.tolerance * rhs.norm(dim=-1)).square()
@@ -51,19 +53,25 @@ class _Products:
             residual[going] -= size * image
             steps[going] += 1
             after = residual.square().sum(-1)
-            direction = residual + (after / squared.clamp(min=1e-300))[:, None] * direction
+            turn = after / torch.where(
+                squared > 0, squared, 1.0
+            )  # the solved ones stay as they are
+            direction = residual + turn[:, None] * direction
             squared = after
             going = going & (squared > goal)
         relative = relative_residual(self.product(x) - rhs, rhs)
         # The recurrence's residual drifts from the true one by rounding: twice is granted.
         return Solution(x, relative, steps, relative <= 2 * self.tolerance)
 
-    def _refuse(self, curvature: Tensor, rounding: Tensor) -> None:
-        if not bool(curvature.isfinite().all()):
+    def _require_finite(self, values: Tensor, what: str) -> None:
+        if not bool(values.isfinite().all()):
             raise Diverged(
-                "a product with the Hessian is not finite.",
+                f"{what} is not finite.",
                 remedy="The network has diverged: train it again with a smaller learning rate.",
             )
+
+    def _refuse(self, curvature: Tensor, rounding: Tensor) -> None:
+        self._require_finite(curvature, "a product with the Hessian")
         if bool((curvature <= rounding).any()):
             raise Diverged(
                 f"conjugate gradient met a direction without positive curvature "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from ifcheck.curvature.factors import cholesky_solve
@@ -112,18 +112,21 @@ def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
     That of matrix - tolerance I proves it (Sylvester's law of inertia).
     """
     largest = _largest_eigenvalue(lambda vector: matrix @ vector, matrix)
-    lowered = plus_diagonal(matrix, -_rounding(len(matrix), largest))
-    if int(torch.linalg.cholesky_ex(lowered).info) > 0:
+    rounding = _rounding(len(matrix), largest)
+    factor, info = torch.linalg.cholesky_ex(plus_diagonal(matrix, -rounding))
+    if int(info) > 0:
         return None
-    damped = plus_diagonal(matrix, damping)
-    factor = torch.linalg.cholesky(damped)
     inverse = _largest_eigenvalue(lambda vector: cholesky_solve(factor, vector[None])[0], matrix)
-    spectrum = Spectrum(1 / inverse - damping, largest, null_space=0, negative=0)
-    return _Cholesky(damped, factor, spectrum)
+    spectrum = Spectrum(1 / inverse + rounding, largest, null_space=0, negative=0)
+    damped = plus_diagonal(matrix, damping)
+    return _Cholesky(damped, torch.linalg.cholesky(damped), spectrum)
 
 
 def _largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> float:
-    """Return the largest eigenvalue of a positive definite operator, to 1e-4, by Lanczos."""
+    """Return the largest eigenvalue of a positive definite operator, to 1e-4, by Lanczos.
+
+    Raises: Diverged where it does not converge.
+    """
 
     def on_arrays(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         result: NDArray[np.float64] = (
@@ -132,7 +135,13 @@ def _largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> fl
         return result
 
     operator = LinearOperator(tuple(like.shape), matvec=on_arrays, dtype=np.float64)
-    start = np.ones(len(like))  # the same in every run
-    return float(
-        eigsh(operator, k=1, v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)[0]
-    )
+    # The same in every run. Not of ones: these are an eigenvector of every softmax head's Hessian.
+    start = np.random.default_rng(0).standard_normal(len(like))
+    try:
+        found = eigsh(operator, k=1, v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)
+    except ArpackError as error:
+        raise Diverged(
+            f"the extreme eigenvalues of the Hessian were not found: {error}",
+            remedy="Add some --damping, or use --solver cg.",
+        ) from error
+    return float(found[0])

@@ -27,6 +27,9 @@ class SpectrumMethod(Protocol):
 
     side_by_side: ClassVar[bool]  # whether several networks may be measured at once
 
+    def products(self, size: int) -> int:
+        """Return how many products with a Hessian of `size` parameters a value takes at most."""
+
     def eigenvalues(
         self,
         network: Network,

@@ -23,6 +23,9 @@ class Dense:
 
     side_by_side: ClassVar[bool] = True
 
+    def products(self, size: int) -> int:
+        return size
+
     def eigenvalues(
         self,
         network: Network,

@@ -37,6 +37,9 @@ class PowerIteration:
     tolerance: float = 1e-3
     side_by_side: ClassVar[bool] = False  # PyHessian draws from the global generator
 
+    def products(self, size: int) -> int:
+        return self.iterations
+
     def eigenvalues(
         self,
         network: Network,

@@ -7,14 +7,22 @@ from pathlib import Path
 
 from ifcheck.artifacts import read_artifact
 from ifcheck.config import Config, config_from_dict
-from ifcheck.errors import ArtifactUnreadable
-from ifcheck.stages.cells import FINISHED_FILE, Cell, cells_of, influence_name, retrain_name
+from ifcheck.errors import ArtifactUnreadable, OutputRefused
+from ifcheck.stages.cells import (
+    TRAJECTORY_NAME,
+    Cell,
+    cells_of,
+    influence_name,
+    is_finished,
+    of_first_size,
+    retrain_name,
+)
 from ifcheck.stages.pictures import CellPictures, recorded
 from ifcheck.stages.resume import STUDY_FILE, read_identity
 
 
 def finished_cells(folder: Path) -> list[CellPictures]:
-    """Return what figures 4 and 5 show of a study: the finished cells of its first size.
+    """Return what figures 4 and 5 show of a study: its cells of the first finished size.
 
     Raises: ArtifactUnreadable where `folder` holds no study or none of these cells is finished.
     """
@@ -24,24 +32,25 @@ def finished_cells(folder: Path) -> list[CellPictures]:
             f"{folder} is not the folder of a study: it has no {STUDY_FILE}.",
             remedy="Give the folder that `ifcheck fragility --out` wrote.",
         )
-    identity, sections = read_identity(path), {field.name for field in dataclasses.fields(Config)}
-    cells = cells_of(config_from_dict({k: v for k, v in identity.items() if k in sections}))
-    first = [cell for cell in cells if cell.options == cells[0].options]
-    found = [
-        _pictures(cell, folder / "cells" / cell.id)
-        for cell in first
-        if (folder / "cells" / cell.id / FINISHED_FILE).is_file()
-    ]
-    if not found:
+    try:
+        identity = read_identity(path)
+    except OutputRefused as error:  # which speaks of a folder to write into
         raise ArtifactUnreadable(
-            f"{folder} has no finished cell of its first size.",
+            error.message, remedy="Run that study again, in another folder."
+        ) from error
+    sections = {field.name for field in dataclasses.fields(Config)}
+    cells = cells_of(config_from_dict({k: v for k, v in identity.items() if k in sections}))
+    finished = [cell for cell in cells if is_finished(cell, folder)]
+    if not finished:
+        raise ArtifactUnreadable(
+            f"{folder} has no finished cell.",
             remedy="Finish that study: the same command goes on where it stopped.",
         )
-    return found
+    return [_pictures(cell, folder / "cells" / cell.id) for cell in of_first_size(finished)]
 
 
 def _pictures(cell: Cell, folder: Path) -> CellPictures:
-    study, alone = cell.config.study, folder / "trajectory.npz"
+    study, alone = cell.config.study, folder / f"{TRAJECTORY_NAME}.npz"
     paths = [folder / f"{retrain_name(text)}.npz" for text in study.truths]
     retrains = [read_artifact(path, "retrain") for path in paths]
     trajectory = recorded(retrains)

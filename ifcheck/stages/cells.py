@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ifcheck.config import Choice, Config, parse_integers
@@ -14,6 +15,7 @@ from ifcheck.models import NETWORKS
 from ifcheck.variants import VARIANTS
 
 FINISHED_FILE = "evaluation.json"  # the last that is written into a cell's folder
+TRAJECTORY_NAME = "trajectory"  # of a retraining of one seed for figure 5, without `.npz`
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ def cells_of(config: Config) -> list[Cell]:
     cells = [_cell(config, size, variant) for size in _sizes(config) for variant in variants]
     unique = {cell.id: cell for cell in cells}
     return list(unique.values())
+
+
+def is_finished(cell: Cell, study: Path) -> bool:
+    """Return whether a cell of the study in this folder has all its files."""
+    return (study / "cells" / cell.id / FINISHED_FILE).is_file()
+
+
+def of_first_size(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells of the first one's size: those that figures 4 and 5 show."""
+    return [cell for cell in cells if cell.options == cells[0].options]
 
 
 def _sizes(config: Config) -> list[dict[str, Any]]:

@@ -21,9 +21,10 @@ from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
-from ifcheck.stages.fragility import check_study, with_truth
+from ifcheck.stages.forecast import HEAVY
+from ifcheck.stages.fragility import check_study
 from ifcheck.stages.influence import influence
-from ifcheck.stages.retrain import retrain
+from ifcheck.stages.retrain import retrain, with_truth
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.train import network_layout, train
 from ifcheck.stages.trunks import Trunks
@@ -32,7 +33,6 @@ TRAIN_SAMPLES = (40, 240)  # epochs of two runs whose difference is that of thei
 RETRAIN_SAMPLES = (10, 60)
 HEAVY_SECONDS = 2.0  # of a run of one epoch, beside which a run of many would be too long
 HEAVY_SAMPLES = (1, 3)
-HEAVY_SEED = 1e7  # rows times parameters from which one seed stands for all
 TELLING_SECONDS = 0.5  # difference of two runs that says more than their noise
 LONGER = 4  # times as many epochs where it does not
 SEED_SAMPLE = 4  # seeds that stand for all where time is proportional to their number
@@ -165,7 +165,7 @@ def _sampled(config: Config) -> tuple[Config, int]:
     """
     setup, seeds = make_setup(config), config.train.seeds
     rows = setup.dataset.train_rows(1)
-    if rows * network_layout(setup).size < HEAVY_SEED:
+    if rows * network_layout(setup).size < HEAVY:  # a heavy seed stands for all
         return config, 1
     return replace_section(config, "train", seeds=seeds[:1]), len(seeds)
 

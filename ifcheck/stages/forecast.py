@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,32 +21,31 @@ from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.head_loss import head_loss
 from ifcheck.curvature.operator import DENSE_COPIES
 from ifcheck.engines import Task, select_engine
-from ifcheck.memory import peak_memory_bytes
+from ifcheck.memory import peak_device_bytes, peak_memory_bytes
 from ifcheck.models import Network, evaluate, initialise
 from ifcheck.objective import uniform_weights
 from ifcheck.params import Layout, stack_modules
 from ifcheck.removal import TRUTHS, RemovalProblem
+from ifcheck.removal.warm import FEATURE_BYTES
 from ifcheck.spectrum import SPECTRA
-from ifcheck.spectrum.power import PowerIteration
-from ifcheck.stages.cells import FINISHED_FILE, Cell
-from ifcheck.stages.fragility import check_study, with_truth
-from ifcheck.stages.reporting import Reporter, Silent
-from ifcheck.stages.retrain import parse_removals
+from ifcheck.stages.cells import Cell
+from ifcheck.stages.reporting import Reporter, duration
+from ifcheck.stages.retrain import parse_removals, with_truth
 from ifcheck.stages.setup import Setup, make_setup
-from ifcheck.stages.stage import stage
 from ifcheck.stages.train import network_layout
 
 HEAVY = 1e7  # training rows times parameters from which a study takes minutes
 FIRST_ROWS, GROWTH = 16, 4  # of a timed piece, whose rows grow until its time tells something
 TELLING_SECONDS, LONG_SECONDS = 0.2, 2.0
 MULTIPLIED = 1_024  # rows and columns of the matrices by which multiplication is timed
-SHARED_HESSIANS = 3  # that `newton` forms for a softmax head, about
+NEWTON_HESSIANS = 3  # that `newton` forms for all removals of a softmax head, about
 # Decompositions of a dense matrix take about so many multiplications of P x P matrices' work.
 DECOMPOSITION = 12
 # Copies of what a study holds: the inputs in the training's type and in float64; parameters with
 # gradient, moments and best so far; features as evaluated, with ones, and transposed.
 INPUT_COPIES, PARAMETER_COPIES, FEATURE_COPIES = 2, 7, 3
 DOUBLE = 8  # bytes
+DEFAULT_REMOVALS = 40
 
 
 @dataclass
@@ -61,72 +59,84 @@ class Forecast:
         """Add time of a stage."""
         self.seconds[step] = self.seconds.get(step, 0.0) + seconds
 
-    @property
-    def total_seconds(self) -> float:
-        """Time of all stages together."""
-        return sum(self.seconds.values())
+    def __str__(self) -> str:
+        parts = [f"{step} {duration(seconds)}" for step, seconds in self.seconds.items()]
+        return (
+            f"this takes at most about {duration(sum(self.seconds.values()))} ({', '.join(parts)}) "
+            f"and {self.memory_bytes / 1e9:.1f} GB of memory; less time where training stops early "
+            "and power iteration converges, as they mostly do."
+        )
 
 
-@stage
-def forecast_study(config: Config, out: Path, reporter: Reporter | None = None) -> Forecast | None:
-    """Return what the unfinished large cells of a study will take; None where there are none.
+def forecast(cells: Sequence[Cell], reporter: Reporter) -> Forecast | None:
+    """Return what those of the cells that have large networks will take; None where none has.
 
     Raises: UnknownName, UnusableInput.
     """
-    reporter = reporter or Silent()
-    todo = [
-        (cell, setup)
-        for cell, setup in ((cell, make_setup(cell.config)) for cell in check_study(config))
-        if setup.dataset.train_rows(1) * network_layout(setup).size >= HEAVY
-        and not (out / "cells" / cell.id / FINISHED_FILE).is_file()
-    ]
-    if not todo:
+    setups = [make_setup(cell.config) for cell in cells]
+    large = [s for s in setups if s.dataset.train_rows(1) * network_layout(s).size >= HEAVY]
+    if not large:
         return None
-    found, progress = Forecast(), reporter.step("looking ahead", len(todo))
-    for cell, setup in todo:
-        _add(found, cell, setup)
+    found, progress = Forecast(), reporter.step("looking ahead", len(large))
+    for setup in large:
+        _add(found, setup)
         progress(1)
     return found
 
 
-def _add(found: Forecast, cell: Cell, setup: Setup) -> None:
-    config, objective = cell.config, setup.objective
-    seeds, rows = len(config.train.seeds), setup.dataset.train_rows(1)
+def _add(found: Forecast, setup: Setup) -> None:
+    config, rows = setup.config, setup.dataset.train_rows(1)
+    seeds = len(config.train.seeds)
     network = initialise(
         setup.spec, setup.dataset.input_shape, setup.dataset.classes, 0, setup.dtype
     ).to(setup.device)
     sample = _Sample(setup, network)
-    found.add("train", seeds * config.train.epochs * rows * sample.training())
-    head = sample.head_hessian()
-    size = sum(parameter.numel() for parameter in network.head.parameters())
-    decomposition = DECOMPOSITION * size**3 * sample.multiplication()
-    found.add("influence", seeds * len(config.study.estimators) * (rows * head + decomposition))
-    _, text = parse_removals(config.retrain.removals, rows)
-    removals = int(text) if text.isdecimal() else text.count(",") + 1
+    found.add("train", seeds * rows * config.train.epochs * sample.training())
+    features, head = sample.features(), sample.head_hessian()
+    scores = (
+        rows * (features + head) + DECOMPOSITION * sample.multiplication() * _head(network) ** 3
+    )
+    found.add("influence", seeds * len(config.study.estimators) * scores)
+    removals = _removals(config, rows)
     for truth in config.study.truths:
         part = with_truth(config, truth)
         if TRUTHS.create(part.retrain.truth).has_trajectory:
-            passes = part.retrain.epochs * sample.retraining(part, removals)
+            few, more = (sample.retraining(part, removals, epochs) for epochs in (1, 3))
+            once = few + max(0.0, more - few) / 2 * (part.retrain.epochs - 1)
         else:
-            convex = head_loss(network, objective).convex
-            passes = head * (SHARED_HESSIANS + (0 if convex else removals + 1))
-        found.add(f"retrain {truth}", seeds * rows * passes)
-    method = SPECTRA.create(config.eigen.method)
-    if isinstance(method, PowerIteration):
-        found.add("eigen", seeds * rows * method.iterations * sample.hessian_product())
+            convex = head_loss(network, setup.objective).convex
+            once = features + head * (NEWTON_HESSIANS + (0 if convex else removals + 1))
+        found.add(f"retrain {truth}", seeds * rows * once)
+    products = SPECTRA.create(config.eigen.method).products(network_layout(setup).size)
+    eigen = config.eigen.top * products * sample.hessian_product()
+    found.add("eigen", seeds * rows * eigen)
     found.memory_bytes = max(found.memory_bytes, _memory(setup, network, rows, seeds))
+
+
+def _removals(config: Config, rows: int) -> int:
+    """Return how many rows leave; a file that says which (like:FILE) counts as the default's."""
+    kind, text = parse_removals(config.retrain.removals, rows)
+    if kind == "ids":
+        return text.count(",") + 1
+    return int(text) if text.isdecimal() else DEFAULT_REMOVALS
+
+
+def _head(network: Network) -> int:
+    return sum(parameter.numel() for parameter in network.head.parameters())
 
 
 def _memory(setup: Setup, network: Network, rows: int, seeds: int) -> float:
     """Return what a cell holds besides what timing its pieces took, and that."""
     numbers = torch.Size(setup.dataset.input_shape).numel()
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    head = sum(parameter.numel() for parameter in network.head.parameters())
-    columns = head / setup.dataset.classes
     inputs = INPUT_COPIES * rows * numbers * DOUBLE
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     training = PARAMETER_COPIES * seeds * parameters * setup.dtype.itemsize
-    retraining = FEATURE_COPIES * seeds * rows * columns * DOUBLE
-    return peak_memory_bytes() + inputs + max(training, retraining, DENSE_COPIES * head**2 * DOUBLE)
+    features = rows * _head(network) / setup.dataset.classes * DOUBLE  # of one network, about
+    retraining = FEATURE_COPIES * max(features, min(seeds * features, FEATURE_BYTES))
+    dense = DENSE_COPIES * _head(network) ** 2 * DOUBLE
+    cuda = setup.device.type == "cuda"
+    timed = peak_device_bytes(setup.device) if cuda else peak_memory_bytes()
+    return timed + inputs + max(training, retraining, dense)
 
 
 @dataclass(frozen=True)
@@ -152,8 +162,8 @@ class _Sample:
 
         return self._per_row(epoch)
 
-    def retraining(self, config: Config, removals: int) -> float:
-        """Return the time of one epoch without each of so many rows, and with all."""
+    def retraining(self, config: Config, removals: int, epochs: int) -> float:
+        """Return the time of so many epochs without each of so many rows, and with all."""
         setup, whole = make_setup(config), config.retrain.params == "all"
         dtype = setup.dtype if whole else torch.float64
         method = TRUTHS.create(config.retrain.truth)
@@ -164,7 +174,7 @@ class _Sample:
                 networks=[copy.deepcopy(self.network).to(dtype)],
                 live=None,
                 objective=setup.objective,
-                recipe=setup.plain_recipe(1, None, False),
+                recipe=setup.plain_recipe(epochs, None, False),
                 engine=config.run.engine,
                 params=config.retrain.params,
                 normalisation=config.retrain.normalisation,
@@ -177,16 +187,24 @@ class _Sample:
 
         return self._per_row(epoch)
 
+    def features(self) -> float:
+        """Return the time of the head's features in float64."""
+        network = copy.deepcopy(self.network).double()
+        return self._per_row(
+            lambda rows: evaluate(network.features, self._rows(rows, torch.float64)[0])
+        )
+
     def head_hessian(self) -> float:
-        """Return the time of the head's Hessian in closed form."""
+        """Return the time of the head's Hessian in closed form, from features."""
         network, objective = copy.deepcopy(self.network).double(), self.setup.objective
+        flat = Layout.of(network.head).flatten(dict(network.head.named_parameters())).detach()
+        of_a_row = evaluate(network.features, self._rows(1, torch.float64)[0])
 
         def hessian(rows: int) -> object:
-            inputs, targets = self._rows(rows, torch.float64)
+            features = of_a_row.expand(rows, *of_a_row.shape[1:]).contiguous()
+            targets = self._rows(rows, torch.float64)[1]
             weights = uniform_weights(rows, torch.float64, self.setup.device)
-            flat = Layout.of(network.head).flatten(dict(network.head.named_parameters()))
-            features = evaluate(network.features, inputs)
-            return head_loss(network, objective).hessian(flat.detach(), features, targets, weights)
+            return head_loss(network, objective).hessian(flat, features, targets, weights)
 
         return self._per_row(hessian)
 
@@ -208,17 +226,19 @@ class _Sample:
         return self._timed(lambda size: matrix @ matrix, MULTIPLIED) / MULTIPLIED**3
 
     def _rows(self, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        shape, device = self.setup.dataset.input_shape, self.setup.device
+        size, device = (rows, *self.setup.dataset.input_shape), self.setup.device
         targets = torch.arange(rows, device=device) % self.setup.dataset.classes
-        return torch.rand(rows, *shape, dtype=dtype, device=device), targets
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(size, dtype=dtype, generator=generator).to(device), targets
 
     def _per_row(self, work: Callable[[int], object]) -> float:
         """Return how much longer more rows take; what a call takes beside them is no row's."""
+        limit = self.setup.dataset.train_rows(1)
         fewer, before = FIRST_ROWS, self._timed(work, FIRST_ROWS)
         while True:
-            rows = GROWTH * fewer
+            rows = max(FIRST_ROWS + 1, min(GROWTH * fewer, limit))
             seconds = self._timed(work, rows)
-            if seconds >= TELLING_SECONDS or rows >= self.setup.dataset.train_rows(1):
+            if seconds >= TELLING_SECONDS or rows >= limit:
                 return max(0.0, seconds - before) / (rows - fewer)
             fewer, before = rows, seconds
 

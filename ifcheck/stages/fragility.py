@@ -17,13 +17,23 @@ from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator
 from ifcheck.stages import comparisons, pictures, summaries
 from ifcheck.stages.beside import finished_cells, label
-from ifcheck.stages.cells import FINISHED_FILE, Cell, cells_of, influence_name, retrain_name
+from ifcheck.stages.cells import (
+    FINISHED_FILE,
+    TRAJECTORY_NAME,
+    Cell,
+    cells_of,
+    influence_name,
+    is_finished,
+    of_first_size,
+    retrain_name,
+)
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
+from ifcheck.stages.forecast import forecast
 from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Prefixed, Reporter, Silent
 from ifcheck.stages.resume import claim_study, reusable, reusable_training
-from ifcheck.stages.retrain import check_retraining, retrain, with_trajectory
+from ifcheck.stages.retrain import check_retraining, retrain, with_trajectory, with_truth
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.stage import stage
 from ifcheck.stages.tables import write_csv
@@ -74,6 +84,9 @@ def fragility(
     others = [] if beside is None else finished_cells(beside)
     cells = check_study(config)
     claim_study(config, out)
+    expected = forecast([cell for cell in cells if not is_finished(cell, out)], reporter)
+    if expected is not None:
+        reporter.note(str(expected))
     study = Study(out, [], [], [])
     finished: list[_CellFiles] = []
     trunks = Trunks(make_setup(cell.config) for cell in cells)
@@ -101,10 +114,11 @@ def fragility(
         )
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
-    first_size = [f for f in finished if f.cell.options == finished[0].cell.options]
+    shown = of_first_size([files.cell for files in finished])
     panels = [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
-        for files in first_size
+        for files in finished
+        if files.cell in shown
     ]
     pictures.draw(out / "figures", study.summaries, [*others, *panels], reporter)
     return study
@@ -227,7 +241,7 @@ class _CellFiles:
             config = with_trajectory(with_truth(self.cell.config, recordable[0]))
             reporter = Prefixed(reporter, self.cell.id)
             makers = _Makers(self.folder, self.trained, reporter, {name: digest})
-            trajectory = makers.ensure("trajectory", config)
+            trajectory = makers.ensure(TRAJECTORY_NAME, config)
         return pictures.CellPictures(
             title,
             self.cell.id,
@@ -267,13 +281,7 @@ ESTIMATOR_PARTS = tuple(field.name for field in dataclasses.fields(Estimator))
 KINDS = {
     "influence": "influence",
     "retrain": "retrain",
-    "trajectory": "retrain",
+    TRAJECTORY_NAME: "retrain",
     "eigen": "eigen",
 }
 STAGES: dict[str, Callable[..., Artifact]] = {"influence": influence, "eigen": eigen}
-
-
-def with_truth(config: Config, text: str) -> Config:
-    """Return the configuration for a truth such as `warm`, or `warm:all` for all parameters."""
-    truth, _, params = text.partition(":")
-    return replace_section(config, "retrain", truth=truth, params=params or config.retrain.params)

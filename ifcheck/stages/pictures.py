@@ -39,9 +39,9 @@ def draw(
     """Draw figures 1 to 5 of the paper as PNG into `folder`.
 
     Figures 1 and 3 are of networks that have a depth and a width, figure 2 of few networks.
-    Figures 4 and 5 show the first test point of the first seed of each variant at the
-    study's first size; figure 4 against the last truth that is defined there. A figure for
-    which no number is defined is left out, with a note.
+    Figures 4 and 5 show the first test point of the first seed of each of `cells`; figure 4
+    against the last truth that is defined there. A figure for which no number is defined is left
+    out, with a note.
     """
     # Drawing takes a second to import, and no other stage needs it.
     from ifcheck import figures

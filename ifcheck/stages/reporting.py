@@ -6,6 +6,8 @@ from typing import Protocol
 
 from ifcheck.engines import Progress, silent
 
+MINUTE, HOUR = 60, 3_600
+
 
 class Reporter(Protocol):
     """Someone who shows progress; the command line implements it with a live display."""
@@ -39,3 +41,12 @@ class Prefixed:
 
     def note(self, message: str) -> None:
         self._reporter.note(f"{self._prefix}: {message}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that fits it: 40 s, 12 min, 3.5 h."""
+    if seconds < MINUTE:
+        return f"{max(1, round(seconds))} s"
+    if seconds < HOUR:
+        return f"{round(seconds / MINUTE)} min"
+    return f"{seconds / HOUR:.1f} h"

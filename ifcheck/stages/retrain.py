@@ -211,3 +211,9 @@ def _rows_of_seeds(run: Run, artifact: Artifact) -> list[int]:
 def with_trajectory(config: Config) -> Config:
     """Return the configuration with the test loss recorded along the retraining."""
     return replace_section(config, "retrain", trajectory=True)
+
+
+def with_truth(config: Config, text: str) -> Config:
+    """Return the configuration for a truth such as `warm`, or `warm:all` for all parameters."""
+    truth, _, params = text.partition(":")
+    return replace_section(config, "retrain", truth=truth, params=params or config.retrain.params)

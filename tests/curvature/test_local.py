@@ -1,5 +1,6 @@
 """Hessians and gradients of a trained network: the two routes, and what is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,10 @@ from numpy.testing import assert_allclose
 
 from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.local import LocalModel, local_model
-from ifcheck.errors import UnusableInput
-from ifcheck.models import MLP
-from ifcheck.objective import Objective
+from ifcheck.errors import RunFailed, UnusableInput
+from ifcheck.models import MLP, VariationalSpec, initialise
+from ifcheck.models.mlp import MLPSpec
+from ifcheck.objective import Objective, VariationalObjective
 from ifcheck.params import load_flat
 from tests import oracles
 from tests.curvature import mlp_loss
@@ -133,14 +135,14 @@ def test_large_network_still_has_small_layers():
 
 def test_a_head_that_does_not_fit_into_memory_is_refused_before_it_is_made(network, monkeypatch):
     model = local_model(network, Objective(), "head", TRAIN, TEST)
-    needed = 4 * 8 * 15**2
+    needed = 5 * 8 * 15**2
     for free, fits in ((needed, True), (needed - 1, False)):
         memory = SimpleNamespace(available=free)
         monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
         if fits:
             assert model.hessian.dense().shape == (15, 15)
             continue
-        with pytest.raises(UnusableInput, match=r"15 parameters takes 0\.0 GB") as e:
+        with pytest.raises(RunFailed, match=r"15 parameters takes 0\.0 GB") as e:
             model.hessian.dense()
         assert "--solver cg" in e.value.remedy
 
@@ -157,6 +159,37 @@ def test_products_are_those_of_the_matrix(network, selection):
     expected = directions @ operator.dense()
     torch.testing.assert_close(operator.product(directions), expected, rtol=1e-11, atol=1e-14)
     assert not operator.product(directions).requires_grad
+
+
+@pytest.mark.parametrize("alive", [1, 40, 1 << 20])
+@pytest.mark.parametrize("selection", ["head", "head-mean", "layer:head.weight", "all"])
+def test_products_of_a_bayesian_network_are_those_of_the_matrix(selection, alive, monkeypatch):
+    spec, objective = VariationalSpec(MLPSpec(1, 4, "tanh")), VariationalObjective(rows=ROWS)
+    bayesian = initialise(spec, SIZES[:1], SIZES[-1], 0, torch.float64)
+    monkeypatch.setattr("ifcheck.curvature.variational_head.OUTER_VALUES", alive)
+    operator = local_model(bayesian, objective, selection, TRAIN, TEST).hessian
+    directions = torch.from_numpy(np.random.default_rng(5).normal(size=(3, operator.size)))
+    with monkeypatch.context() as patch:
+        patch.setattr("ifcheck.curvature.variational_head.OUTER_VALUES", 1 << 20)
+        expected = directions @ operator.dense()
+    torch.testing.assert_close(operator.product(directions), expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("alive", [1, 40])
+def test_products_of_a_head_block_by_block_are_those_on_all(network, alive, monkeypatch):
+    monkeypatch.setattr("ifcheck.curvature.head.JOINT_VALUES", alive)
+    test_products_are_those_of_the_matrix(network, "head")
+
+
+def test_derivatives_along_directions_do_not_depend_on_other_threads(network):
+    """Torch's forward mode has one level for all threads."""
+    model = Differentiable(network, Objective())
+    directions = torch.from_numpy(np.random.default_rng(5).normal(size=(40, 31)))
+    expected = directions @ model.row_gradients(*TRAIN).mT
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: model.row_products(*TRAIN, directions), range(12)))
+    for products in found:
+        torch.testing.assert_close(products, expected, rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("values", [1, 40, 57])  # of which a row leaves 4 + 4 + 3 behind

@@ -99,6 +99,12 @@ def test_products_that_are_not_finite_are_refused():
         solve(np.full((2, 2), np.nan), right_hand_sides(1, 2))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_right_hand_side_that_is_not_finite_is_refused(value):
+    with pytest.raises(Diverged, match="gradient of a test point is not finite"):
+        solve(np.eye(2), np.array([[1.0, value]]))
+
+
 def test_the_spectrum_is_not_known():
     operator = HessianOperator.of_matrix(torch.eye(2))
     spectrum = SOLVERS.create("cg").prepare(operator, 0.0).spectrum

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.sparse.linalg import ArpackNoConvergence
 
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
@@ -194,6 +195,30 @@ def test_large_definite_matrix_gets_the_same_answer_without_its_eigenvalues(
     assert prepared.spectrum.largest == pytest.approx(7, rel=1e-4)
     assert prepared.spectrum.smallest == pytest.approx(1e-3, rel=1e-3)
     assert prepared.spectrum.null_space == prepared.spectrum.negative == 0
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.01, 10.0])
+def test_extremes_of_a_softmax_head_are_those_without_damping(few, damping):
+    """Its matrix has the vector of ones as an eigenvector: a bad place to start from."""
+    random = np.random.default_rng(1)
+    features, theta = random.normal(size=(50, 4)), random.normal(size=15)
+    targets = random.integers(0, 3, size=50)
+    matrix = oracles.head_hessian(theta, features, targets, np.full(50, 0.02), weight_decay=1e-4)
+    expected = np.linalg.eigvalsh(matrix)
+    prepared = prepare(matrix, damping)
+    assert type(prepared).__name__ == "_Cholesky"
+    assert prepared.spectrum.smallest == pytest.approx(expected[0], rel=1e-3)
+    assert prepared.spectrum.largest == pytest.approx(expected[-1], rel=1e-3)
+
+
+def test_extremes_that_are_not_found_have_a_remedy(few, monkeypatch):
+    def lost(*_, **__):
+        raise ArpackNoConvergence("%s", np.zeros(0), np.zeros((0, 0)))
+
+    monkeypatch.setattr("ifcheck.solvers.exact.eigsh", lost)
+    with pytest.raises(Diverged, match="eigenvalues of the Hessian were not found") as caught:
+        prepare(with_eigenvalues(1, 2, 3, 4, 5))
+    assert "--damping" in caught.value.remedy
 
 
 @pytest.mark.parametrize("least", [-0.3, 0.0, 1e-17])

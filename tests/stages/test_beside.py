@@ -79,5 +79,5 @@ def test_what_is_no_study_is_refused_before_anything_is_computed(tiny, tmp_path)
 def test_a_study_without_a_finished_cell_is_refused(other, tmp_path):
     identity = json.loads((other / "study.json").read_text())
     (tmp_path / "study.json").write_text(json.dumps(identity))
-    with pytest.raises(ArtifactUnreadable, match="no finished cell"):
+    with pytest.raises(ArtifactUnreadable, match="has no finished cell"):
         finished_cells(tmp_path)

@@ -1,20 +1,24 @@
 """What a study is said to take before it runs: the arithmetic, and pieces that are really timed."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from ifcheck.artifacts import read_artifact
-from ifcheck.cli.plans import duration, spoken
 from ifcheck.memory import peak_memory_bytes
 from ifcheck.stages import forecast as stage
-from ifcheck.stages.forecast import Forecast, forecast_study
+from ifcheck.stages.cells import cells_of
+from ifcheck.stages.forecast import Forecast, forecast
 from ifcheck.stages.fragility import fragility
+from ifcheck.stages.reporting import Silent, duration
 
 RATES = {  # seconds per row
     "training": 1.0,
-    "retraining": 10.0,
+    "features": 3.0,
     "head_hessian": 100.0,
     "hessian_product": 1_000.0,
-    "multiplication": 0.0,
+    "multiplication": 0.5,
 }
 SMALL = {
     "data.dataset": "digits",
@@ -39,54 +43,100 @@ def heavy(monkeypatch):
 @pytest.fixture
 def rates(monkeypatch):
     for name, value in RATES.items():
-        monkeypatch.setattr(stage._Sample, name, lambda self, *_, value=value: value)
+        monkeypatch.setattr(stage._Sample, name, lambda self, value=value: value)
+    monkeypatch.setattr(  # 20 once, and 10 for each epoch
+        stage._Sample, "retraining", lambda self, config, removals, epochs: 20 + 10 * epochs
+    )
 
 
-def test_pieces_are_multiplied_by_rows_epochs_and_seeds(heavy, rates, tiny, tmp_path):
-    found = forecast_study(tiny(SMALL), tmp_path)
-    assert found.seconds == {
+@pytest.fixture
+def look_ahead(tiny):
+    """Return a helper that forecasts a study with some settings replaced."""
+
+    def look(**settings):
+        changed = {name.replace("__", "."): value for name, value in settings.items()}
+        return forecast(cells_of(tiny({**SMALL, **changed})), Silent())
+
+    return look
+
+
+def test_pieces_are_multiplied_by_rows_epochs_and_seeds(heavy, rates, look_ahead):
+    head = 10 * (4 + 1)
+    assert look_ahead().seconds == {
         "train": 3 * 7 * 50,
-        "influence": 3 * 2 * 50 * 100,
-        "retrain warm": 3 * 5 * 50 * 10,
-        "retrain newton": 3 * 50 * 3 * 100,
+        "influence": 3 * 2 * (50 * (3 + 100) + 12 * 0.5 * head**3),
+        "retrain warm": 3 * 50 * (20 + 10 * 5),
+        "retrain newton": 3 * 50 * (3 + 3 * 100),
         "eigen": 3 * 50 * 100 * 1_000,
     }
-    assert found.total_seconds == sum(found.seconds.values())
 
 
-def test_a_bayesian_head_forms_a_hessian_for_each_removal(heavy, rates, tiny, tmp_path):
-    found = forecast_study(tiny({**SMALL, "study.variants": ["bnn"]}), tmp_path)
-    assert found.seconds["retrain newton"] == 3 * 50 * (3 + 2 + 1) * 100
+@pytest.mark.parametrize(("removals", "count"), [("top-loss:2", 2), ("ids:7", 1), ("ids:1,9,4", 3)])
+def test_a_bayesian_head_forms_a_hessian_for_each_removal(
+    removals, count, heavy, rates, look_ahead
+):
+    found = look_ahead(study__variants=["bnn"], retrain__removals=removals)
+    assert found.seconds["retrain newton"] == 3 * 50 * (3 + (3 + count + 1) * 100)
 
 
-def test_cells_add_up_and_finished_ones_count_no_more(heavy, rates, tiny, tmp_path):
-    one, both = ["l2"], ["l2", "bnn"]
-    single = forecast_study(tiny({**SMALL, "study.variants": one}), tmp_path)
-    double = forecast_study(tiny({**SMALL, "study.variants": both}), tmp_path)
-    assert double.seconds["train"] == 2 * single.seconds["train"]
-    short = {**SMALL, "train.seeds": 1, "evaluate.bootstrap_samples": 0}
-    fragility(tiny(short), tmp_path / "study")
-    assert forecast_study(tiny(short), tmp_path / "study") is None
+def test_every_eigenvalue_counts(heavy, rates, look_ahead):
+    assert look_ahead(eigen__top=4).seconds["eigen"] == 4 * look_ahead().seconds["eigen"]
+    dense = look_ahead(eigen__method="dense").seconds["eigen"]
+    assert dense == 3 * 50 * (64 * 4 + 4 + 4 * 10 + 10) * 1_000
 
 
-def test_small_networks_are_not_told_of(tiny, tmp_path):
-    assert forecast_study(tiny(SMALL), tmp_path) is None
+def test_cells_add_up(heavy, rates, look_ahead):
+    both = look_ahead(study__variants=["l2", "bnn"])
+    assert both.seconds["train"] == 2 * look_ahead().seconds["train"]
 
 
-def test_pieces_of_every_stage_are_timed(heavy, tiny, tmp_path):
-    found = forecast_study(tiny({**SMALL, "study.variants": ["l2", "bnn"]}), tmp_path)
+def test_small_networks_are_not_told_of(look_ahead):
+    assert look_ahead() is None
+
+
+def test_pieces_of_every_stage_are_timed(heavy, look_ahead):
+    found = look_ahead(study__variants=["l2", "bnn"])
     assert set(found.seconds) == {"train", "influence", "retrain warm", "retrain newton", "eigen"}
     assert all(seconds > 0 for seconds in found.seconds.values())
-    assert found.memory_bytes >= peak_memory_bytes() / 2
 
 
-def test_larger_heads_and_more_rows_take_more_memory(heavy, rates, tiny, tmp_path):
-    def memory(**settings):
-        changed = {**SMALL, **{name.replace("__", "."): v for name, v in settings.items()}}
-        return forecast_study(tiny(changed), tmp_path).memory_bytes
+def test_a_piece_that_is_done_once_is_not_counted_as_often_as_there_are_rows(monkeypatch):
+    """A fake clock: 5 s for every call, and 0.01 s for each row."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(stage, "time", clock)
+    dataset = SimpleNamespace(train_rows=lambda _: 1_000)
+    setup = SimpleNamespace(dataset=dataset, device=torch.device("cpu"))
 
-    assert memory(data__limit_train=1_000) > memory(data__limit_train=50)
-    assert memory(network={"name": "fc", "width": 400}) > memory() + 8 * 4_010**2
+    def work(rows):
+        clock.now += 5 + 0.01 * rows
+
+    assert stage._Sample(setup, None)._per_row(work) == pytest.approx(0.01)
+
+
+def test_memory_is_what_a_cell_holds(heavy, rates, look_ahead, monkeypatch):
+    monkeypatch.setattr(stage, "peak_memory_bytes", lambda: 1_000)
+    parameters, head, rows = 64 * 400 + 400 + 400 * 10 + 10, 401 * 10, 50
+    inputs = 2 * rows * 64 * 8
+    dense = 5 * head**2 * 8
+    wide = look_ahead(network={"name": "fc", "width": 400})
+    assert dense > 7 * 3 * parameters * 4  # what training holds
+    assert wide.memory_bytes == 1_000 + inputs + dense
+    inputs, features = 2 * 1_500 * 64 * 8, 1_500 * 5 * 8
+    many = {"data__limit_train": 1_500, "train__seeds": 30}
+    assert look_ahead(**many).memory_bytes == 1_000 + inputs + 3 * 30 * features
+    monkeypatch.setattr(stage, "FEATURE_BYTES", 4 * features)
+    assert look_ahead(**many).memory_bytes == 1_000 + inputs + 3 * 4 * features
+
+
+def test_a_study_says_it_once_and_finished_cells_count_no_more(heavy, rates, tiny, tmp_path):
+    config = tiny({**SMALL, "train.seeds": 1, "evaluate.bootstrap_samples": 0})
+    notes = []
+    reporter = SimpleNamespace(step=Silent().step, note=notes.append)
+    fragility(config, tmp_path / "study", reporter)
+    assert [note.startswith("this takes at most about") for note in notes].count(True) == 1
+    notes.clear()
+    fragility(config, tmp_path / "study", reporter)
+    assert not [note for note in notes if note.startswith("this takes")]
 
 
 def test_it_is_said_in_units_that_fit():
@@ -97,7 +147,7 @@ def test_it_is_said_in_units_that_fit():
         "60 min",
         "1.5 h",
     ]
-    text = spoken(Forecast({"train": 90.0, "eigen": 3.0}, 2.5e9))
+    text = str(Forecast({"train": 90.0, "eigen": 3.0}, 2.5e9))
     assert "at most about 2 min (train 2 min, eigen 3 s) and 2.5 GB" in text
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ifcheck.cli import options, terminal
 from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 from ifcheck.errors import EXIT_BELOW_THRESHOLD
-
-if TYPE_CHECKING:  # torch takes seconds to import, which `--help` does without
-    from ifcheck.config import Config
-    from ifcheck.stages.fragility import Study
 
 SWEPT = ("depth", "width")
 STUDY_KEYS = {
@@ -73,6 +69,7 @@ def fragility(
     config = session.configure(flags)
     from ifcheck.cli.summaries import misses_threshold
     from ifcheck.cli.tables import show_study
+    from ifcheck.stages.fragility import fragility as run_stage
     from ifcheck.stages.tables import plain
 
     if session.dry_run:
@@ -81,28 +78,15 @@ def fragility(
 
         show_plan(session, estimate_study(config))
         return
-    study = _run(config, out, beside)
+    with terminal.live_progress() as reporter:
+        study = run_stage(config, out, reporter, beside)
     if session.json:
-        told = ("summaries", "tests", "costs")
-        record = {name: value for name, value in asdict(study).items() if name in told}
-        terminal.show_json(plain({"out": str(study.out), **record}))
+        told = {**asdict(study), "out": str(study.out)}
+        terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file
     else:
         show_study(study)
     if misses_threshold(study.summaries, config.evaluate.min_spearman):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
-
-
-def _run(config: Config, out: Path, beside: Path | None) -> Study:
-    """Run the study, once it is said what a large one will take."""
-    from ifcheck.cli.plans import spoken
-    from ifcheck.stages.forecast import forecast_study
-    from ifcheck.stages.fragility import fragility as run_stage
-
-    with terminal.live_progress() as reporter:
-        expected = forecast_study(config, out, reporter)
-        if expected is not None:
-            reporter.note(spoken(expected))
-        return run_stage(config, out, reporter, beside)
 
 
 def _sizes(depth: str | None, width: str | None) -> list[dict[str, str]] | None:

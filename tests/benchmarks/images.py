@@ -97,7 +97,8 @@ def _heads(
     task, engine = _head_task(network, inputs, targets, dtype), ENGINES.create("torch")
 
     def loop() -> float:
-        seconds = _retrain(copy.deepcopy(network), inputs[1:], targets[1:], LOOP_EPOCHS, None)
+        model, rows = copy.deepcopy(network).to(dtype), inputs[1:].to(dtype)
+        seconds = _retrain(model, rows, targets[1:], LOOP_EPOCHS, None)
         return seconds * REMOVALS * ENGINE_EPOCHS / LOOP_EPOCHS
 
     one, own = _alternate(rounds, loop, lambda: engine.fit(task, Recipe(ENGINE_EPOCHS)))
@@ -115,8 +116,8 @@ def _batches(
         return engine.fit(_head_task(network, inputs, targets, dtype), recipe)  # with its features
 
     def loop() -> float:
-        model = copy.deepcopy(network)
-        seconds = _retrain(model, inputs[1:], targets[1:], LOOP_LENET_EPOCHS, BATCH)
+        model, rows = copy.deepcopy(network).to(dtype), inputs[1:].to(dtype)
+        seconds = _retrain(model, rows, targets[1:], LOOP_LENET_EPOCHS, BATCH)
         return seconds * REMOVALS * LENET_EPOCHS / LOOP_LENET_EPOCHS
 
     work = "LeNet, 10,000 rows: head without each of 40 rows, 30 epochs of batches"

@@ -67,6 +67,7 @@ def set_value(assignment: str) -> Any:
         ("retrain.trajectory", False),
         ("eigen.method", "power"),
         ("eigen.top", 1),
+        ("eigen.dtype", "float64"),
         ("study.estimators", ("objective", "paper", "authors")),
         ("study.truths", ("warm", "newton")),
         ("run.device", "auto"),
@@ -289,7 +290,10 @@ def test_nearest_key_of_the_same_level_is_suggested(yaml_file, source, key, near
 def test_known_keys_of_the_level_are_listed():
     with pytest.raises(UnknownName) as caught:
         load_config(flags={"eigen.zzz": 1})
-    assert "expected one of: eigen.hessian, eigen.method, eigen.top." in caught.value.message
+    assert (
+        "expected one of: eigen.dtype, eigen.hessian, eigen.method, eigen.top."
+        in caught.value.message
+    )
 
 
 def test_sections_are_listed_for_an_unknown_one():

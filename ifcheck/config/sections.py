@@ -94,6 +94,7 @@ class EigenConfig:
     method: str = "power"
     top: Positive = 1
     hessian: Curvature = "data"
+    dtype: Precision = "float64"
 
 
 @dataclass(frozen=True, config=STRICT)

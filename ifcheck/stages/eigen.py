@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ifcheck.engines import run_each
 from ifcheck.spectrum import SPECTRA, Eigenvalues
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import load_run
+from ifcheck.stages.setup import DTYPES
 from ifcheck.stages.stage import stage
 
 
@@ -35,12 +37,13 @@ def eigen(
     reporter = reporter or Silent()
     method = SPECTRA.create(config.eigen.method)
     run = load_run(sources, config, explicit or {}, reporter)
-    train = run.tensors()["train"]
+    dtype = DTYPES[config.eigen.dtype]
+    train = run.tensors(dtype)["train"]
     progress = reporter.step(f"eigenvalues ({config.eigen.method})", len(run.seeds))
 
     def measure(index: int) -> Eigenvalues:
         return method.eigenvalues(
-            run.networks[index],
+            copy.deepcopy(run.networks[index]).to(dtype),
             run.setup.objective,
             train,
             with_regulariser=config.eigen.hessian == "objective",
@@ -59,14 +62,14 @@ def eigen(
     )
     arrays = {
         "seeds": run.seeds,
-        "values": torch.stack([e.values for e in found]).cpu().numpy(),
-        "rel_residual": torch.stack([e.rel_residual for e in found]).cpu().numpy(),
+        "values": torch.stack([e.values for e in found]).double().cpu().numpy(),
+        "rel_residual": torch.stack([e.rel_residual for e in found]).double().cpu().numpy(),
         "min_value": np.array([e.smallest for e in found]),
         "max_value": np.array([e.largest for e in found]),
     }
     meta = {
         "config": run.setup.describe("eigen"),
         "parents": run.parents,
-        **run.setup.environment(started),
+        **run.setup.environment(started, dtype=config.eigen.dtype),
     }
     return write_artifact(out, "eigen", arrays, meta)

@@ -31,7 +31,7 @@ from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.cells import Cell
 from ifcheck.stages.reporting import Reporter, duration
 from ifcheck.stages.retrain import parse_removals, with_truth
-from ifcheck.stages.setup import Setup, make_setup
+from ifcheck.stages.setup import DTYPES, Setup, make_setup
 from ifcheck.stages.train import network_layout
 
 HEAVY = 1e7  # training rows times parameters from which a study takes minutes
@@ -209,14 +209,15 @@ class _Sample:
         return self._per_row(hessian)
 
     def hessian_product(self) -> float:
-        """Return the time of a product with the whole network's Hessian, in float64."""
-        network = copy.deepcopy(self.network).double()
+        """Return the time of a product with the whole network's Hessian."""
+        dtype = DTYPES[self.setup.config.eigen.dtype]
+        network = copy.deepcopy(self.network).to(dtype)
         model = Differentiable(network, self.setup.objective)
         direction = torch.ones_like(model.parameters)[None]
 
         def product(rows: int) -> object:
-            weights = uniform_weights(rows, torch.float64, self.setup.device)
-            return model.hessian_product(*self._rows(rows, torch.float64), weights, direction)
+            weights = uniform_weights(rows, dtype, self.setup.device)
+            return model.hessian_product(*self._rows(rows, dtype), weights, direction)
 
         return self._per_row(product)
 

@@ -71,7 +71,7 @@ def test_meta_names_parents_and_configuration(
 ):
     assert_provenance(measured(method), "eigen", checkpoints_of(runs("l2")), SECTIONS)
     found = meta_of(measured(method))["config"]["eigen"]
-    assert found == {"method": method, "top": 1, "hessian": "data"}
+    assert found == {"method": method, "top": 1, "hessian": "data", "dtype": "float64"}
 
 
 def test_dense_finds_the_true_extremes(measured, load_npz, true_eigenvalues):
@@ -92,6 +92,17 @@ def test_power_iteration_finds_the_largest_as_well_as_its_residual_says(
     assert (distance <= (arrays["rel_residual"] * np.abs(arrays["values"]))[:, 0] + 1e-12).all()
     assert np.isnan(arrays["min_value"]).all()
     assert np.isnan(arrays["max_value"]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_single_precision_agrees_to_its_rounding(method, tiny, runs, tmp_path, measured, load_npz):
+    config = tiny({"eigen.method": method, "eigen.dtype": "float32"})
+    found = eigen(config, [runs("l2")], tmp_path / "eigen.npz")
+    assert found.meta["dtype"] == "float32"
+    expected = load_npz(measured(method))["values"]
+    assert found["values"].dtype == found["rel_residual"].dtype == np.float64
+    assert not np.array_equal(found["values"], expected)
+    assert_allclose(found["values"], expected, rtol=2e-3 if method == "power" else 1e-5)
 
 
 def test_several_values_come_by_falling_magnitude(tiny, runs, tmp_path, true_eigenvalues):

@@ -9,6 +9,7 @@ converged: networks side by side, and most trainings, take less.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from ifcheck.models import Network, evaluate, initialise
 from ifcheck.objective import uniform_weights
 from ifcheck.params import Layout, stack_modules
 from ifcheck.removal import TRUTHS, RemovalProblem
+from ifcheck.removal.newton import WORK_PER_ROW
 from ifcheck.removal.warm import FEATURE_BYTES
 from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.cells import Cell
@@ -110,7 +112,7 @@ def _add(found: Forecast, setup: Setup) -> None:
     products = SPECTRA.create(config.eigen.method).products(network_layout(setup).size)
     eigen = config.eigen.top * products * sample.hessian_product()
     found.add("eigen", seeds * rows * eigen)
-    found.memory_bytes = max(found.memory_bytes, _memory(setup, network, rows, seeds))
+    found.memory_bytes = max(found.memory_bytes, _memory(setup, network, rows, removals))
 
 
 def _removals(config: Config, rows: int) -> int:
@@ -125,18 +127,20 @@ def _head(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.head.parameters())
 
 
-def _memory(setup: Setup, network: Network, rows: int, seeds: int) -> float:
+def _memory(setup: Setup, network: Network, rows: int, removals: int) -> float:
     """Return what a cell holds besides what timing its pieces took, and that."""
+    seeds = len(setup.config.train.seeds)
     numbers = torch.Size(setup.dataset.input_shape).numel()
     inputs = INPUT_COPIES * rows * numbers * DOUBLE
     parameters = sum(parameter.numel() for parameter in network.parameters())
     training = PARAMETER_COPIES * seeds * parameters * setup.dtype.itemsize
     features = rows * _head(network) / setup.dataset.classes * DOUBLE  # of one network, about
     retraining = FEATURE_COPIES * max(features, min(seeds * features, FEATURE_BYTES))
+    newton = WORK_PER_ROW * rows * (removals + 1) * DOUBLE
     dense = DENSE_COPIES * _head(network) ** 2 * DOUBLE
     cuda = setup.device.type == "cuda"
     timed = peak_device_bytes(setup.device) if cuda else peak_memory_bytes()
-    return timed + inputs + max(training, retraining, dense)
+    return timed + inputs + max(training, retraining, newton, dense)
 
 
 @dataclass(frozen=True)
@@ -235,22 +239,27 @@ class _Sample:
     def _per_row(self, work: Callable[[int], object]) -> float:
         """Return how much longer more rows take; what a call takes beside them is no row's."""
         limit = self.setup.dataset.train_rows(1)
+        work(FIRST_ROWS)  # pays for what is loaded once
         fewer, before = FIRST_ROWS, self._timed(work, FIRST_ROWS)
         while True:
             rows = max(FIRST_ROWS + 1, min(GROWTH * fewer, limit))
             seconds = self._timed(work, rows)
             if seconds >= TELLING_SECONDS or rows >= limit:
-                return max(0.0, seconds - before) / (rows - fewer)
+                return (seconds - before) / (rows - fewer) if seconds > before else seconds / rows
             fewer, before = rows, seconds
 
     def _timed(self, work: Callable[[int], object], rows: int) -> float:
-        """Return how long work on so many rows takes."""
-        for _ in range(2):  # the first call pays for what is loaded once
+        """Return how long work on so many rows takes: the shorter of two times, if they are short.
+
+        The longer one has waited for something else.
+        """
+        shortest = math.inf
+        for _ in range(2):
             started = time.perf_counter()
             work(rows)
             if self.setup.device.type == "cuda":
                 torch.cuda.synchronize(self.setup.device)
-            seconds = time.perf_counter() - started
-            if seconds >= LONG_SECONDS:
+            shortest = min(shortest, time.perf_counter() - started)
+            if shortest >= LONG_SECONDS:
                 break
-        return seconds
+        return shortest

@@ -121,7 +121,10 @@ def test_memory_is_what_a_cell_holds(heavy, rates, look_ahead, monkeypatch):
     wide = look_ahead(network={"name": "fc", "width": 400})
     assert dense > 7 * 3 * parameters * 4  # what training holds
     assert wide.memory_bytes == 1_000 + inputs + dense
-    inputs, features = 2 * 1_500 * 64 * 8, 1_500 * 5 * 8
+    inputs, newton = 2 * 1_500 * 64 * 8, 64 * 1_500 * 3 * 8
+    assert look_ahead(data__limit_train=1_500).memory_bytes == 1_000 + inputs + newton
+    monkeypatch.setattr(stage, "WORK_PER_ROW", 0)
+    features = 1_500 * 5 * 8
     many = {"data__limit_train": 1_500, "train__seeds": 30}
     assert look_ahead(**many).memory_bytes == 1_000 + inputs + 3 * 30 * features
     monkeypatch.setattr(stage, "FEATURE_BYTES", 4 * features)

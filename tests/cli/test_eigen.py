@@ -21,11 +21,13 @@ def test_what_power_iteration_cannot_know_is_a_dash(run_folder, succeed, tmp_pat
 
 
 def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
-    flags = ("--method", "dense", "--top", 3, "--set", "eigen.hessian=objective")
+    sets = ("--set", "eigen.hessian=objective", "--set", "eigen.dtype=float32")
+    flags = ("--method", "dense", "--top", 3, *sets)
     result = succeed("eigen", run_folder, *flags, "--json", "--out", tmp_path / "eigen.npz")
     record = json.loads(result.stdout)
     found = record["meta"]["config"]["eigen"]
-    assert found == {"method": "dense", "top": 3, "hessian": "objective"}
+    expected = {"method": "dense", "top": 3, "hessian": "objective", "dtype": "float32"}
+    assert found == expected
     assert np.shape(record["arrays"]["values"]) == (2, 3)
 
 

@@ -27,7 +27,7 @@ from ifcheck.models import Network, evaluate, initialise
 from ifcheck.objective import uniform_weights
 from ifcheck.params import Layout, stack_modules
 from ifcheck.removal import TRUTHS, RemovalProblem
-from ifcheck.removal.newton import WORK_PER_ROW
+from ifcheck.removal.newton import SHARED_WORK, WORK_PER_ROW
 from ifcheck.removal.warm import FEATURE_BYTES
 from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.cells import Cell
@@ -40,7 +40,7 @@ HEAVY = 1e7  # training rows times parameters from which a study takes minutes
 FIRST_ROWS, GROWTH = 16, 4  # of a timed piece, whose rows grow until its time tells something
 TELLING_SECONDS, LONG_SECONDS = 0.2, 2.0
 MULTIPLIED = 1_024  # rows and columns of the matrices by which multiplication is timed
-NEWTON_HESSIANS = 3  # that `newton` forms for all removals of a softmax head, about
+NEWTON_HESSIANS = 5  # that `newton` forms for a problem, or for all alike problems, about
 # Decompositions of a dense matrix take about so many multiplications of P x P matrices' work.
 DECOMPOSITION = 12
 # Copies of what a study holds: the inputs in the training's type and in float64; parameters with
@@ -106,8 +106,7 @@ def _add(found: Forecast, setup: Setup) -> None:
             few, more = (sample.retraining(part, removals, epochs) for epochs in (1, 3))
             once = few + max(0.0, more - few) / 2 * (part.retrain.epochs - 1)
         else:
-            convex = head_loss(network, setup.objective).convex
-            once = features + head * (NEWTON_HESSIANS + (0 if convex else removals + 1))
+            once = features + head * _newton_hessians(setup, network, rows, removals + 1)
         found.add(f"retrain {truth}", seeds * rows * once)
     products = SPECTRA.create(config.eigen.method).products(network_layout(setup).size)
     eigen = config.eigen.top * products * sample.hessian_product()
@@ -121,6 +120,14 @@ def _removals(config: Config, rows: int) -> int:
     if kind == "ids":
         return text.count(",") + 1
     return int(text) if text.isdecimal() else DEFAULT_REMOVALS
+
+
+def _newton_hessians(setup: Setup, network: Network, rows: int, problems: int) -> int:
+    """Return how many Hessians of the head `newton` forms for so many problems, about."""
+    if problems * rows * _head(network) ** 2 < SHARED_WORK:
+        return problems * NEWTON_HESSIANS
+    convex = head_loss(network, setup.objective).convex
+    return NEWTON_HESSIANS + (0 if convex else problems)  # which shows that each is a minimum
 
 
 def _head(network: Network) -> int:

@@ -66,17 +66,23 @@ def test_pieces_are_multiplied_by_rows_epochs_and_seeds(heavy, rates, look_ahead
         "train": 3 * 7 * 50,
         "influence": 3 * 2 * (50 * (3 + 100) + 12 * 0.5 * head**3),
         "retrain warm": 3 * 50 * (20 + 10 * 5),
-        "retrain newton": 3 * 50 * (3 + 3 * 100),
+        "retrain newton": 3 * 50 * (3 + 3 * 5 * 100),
         "eigen": 3 * 50 * 100 * 1_000,
     }
 
 
 @pytest.mark.parametrize(("removals", "count"), [("top-loss:2", 2), ("ids:7", 1), ("ids:1,9,4", 3)])
-def test_a_bayesian_head_forms_a_hessian_for_each_removal(
-    removals, count, heavy, rates, look_ahead
+def test_hessians_of_newton_are_shared_where_they_would_take_long(
+    removals, count, heavy, rates, look_ahead, monkeypatch
 ):
-    found = look_ahead(study__variants=["bnn"], retrain__removals=removals)
-    assert found.seconds["retrain newton"] == 3 * 50 * (3 + (3 + count + 1) * 100)
+    def hessians(variant):
+        found = look_ahead(study__variants=[variant], retrain__removals=removals)
+        return (found.seconds["retrain newton"] / (3 * 50) - 3) / 100
+
+    assert hessians("l2") == hessians("bnn") == pytest.approx(5 * (count + 1))
+    monkeypatch.setattr(stage, "SHARED_WORK", 0.0)
+    assert hessians("l2") == pytest.approx(5)
+    assert hessians("bnn") == pytest.approx(5 + count + 1)
 
 
 def test_every_eigenvalue_counts(heavy, rates, look_ahead):

@@ -31,8 +31,11 @@ class _Products:
         return self.operator.product(directions) + self.damping * directions
 
     def solve(self, rhs: Tensor) -> Solution:
-        """Solve for each row side by side. Raises: Diverged at a negative curvature,
-        and where something is not finite."""
+        """Solve for each row side by side.
+
+        Raises: Diverged at a direction without positive curvature, or where something is not
+        finite.
+        """
         rhs = rhs.to(torch.float64)
         self._require_finite(rhs, "a gradient of a test point")
         x, residual, direction = torch.zeros_like(rhs), rhs.clone(), rhs.clone()
@@ -44,11 +47,11 @@ class _Products:
             if not bool(going.any()):
                 break
             image = self.product(direction[going])
-            length = direction[going].square().sum(-1)
-            curvature = (direction[going] * image).sum(-1)
-            scale = max(scale, float((curvature.abs() / length).max()))
-            self._refuse(curvature, ROUNDING * scale * length)
-            size = (squared[going] / curvature)[:, None]
+            product = (direction[going] * image).sum(-1)
+            curvature = product / direction[going].square().sum(-1)  # of a unit vector
+            scale = max(scale, float(curvature.abs().max()))
+            self._refuse(curvature, ROUNDING * scale)
+            size = (squared[going] / product)[:, None]
             x[going] += size * direction[going]
             residual[going] -= size * image
             steps[going] += 1
@@ -70,7 +73,7 @@ class _Products:
                 remedy="The network has diverged: train it again with a smaller learning rate.",
             )
 
-    def _refuse(self, curvature: Tensor, rounding: Tensor) -> None:
+    def _refuse(self, curvature: Tensor, rounding: float) -> None:
         self._require_finite(curvature, "a product with the Hessian")
         if bool((curvature <= rounding).any()):
             raise Diverged(

@@ -1,5 +1,7 @@
 """Conjugate gradient against numpy's and scipy's solves, and what it refuses."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,8 @@ def test_without_positive_curvature_more_damping_is_asked_for_and_suffices(value
     with pytest.raises(Diverged, match="without positive curvature") as caught:
         solve(matrix, rhs)
     assert "--damping" in caught.value.remedy
+    least = float(re.search(r"curvature \((\S+)\)", caught.value.message)[1])
+    assert min(values) - 0.1 <= least <= 1e-10  # of a unit vector: damping can be compared with it
     assert solve(matrix, rhs, damping=2.5).converged.all()
 
 

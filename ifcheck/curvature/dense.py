@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ MAX_DENSE_PARAMETERS = 5_000  # 200 MB for the matrix in float64, and about a mi
 # torch's level of forward-mode differentiation is one for all threads: a thread that leaves it
 # takes away the others' derivatives, which are zero from then on, without a word.
 _FORWARD_MODE = threading.Lock()
+
+Rows = Tensor | slice  # places of rows
 
 
 class Differentiable:
@@ -104,16 +106,11 @@ class Differentiable:
 
         H is that of the weighted data loss. Shape: (D, params).
         """
-        products = torch.zeros_like(directions)
-        for rows in self._blocks(inputs):
-            leaf = self.parameters.clone().requires_grad_()
-            with torch.enable_grad():
-                losses = self._losses(leaf, inputs[rows], targets[rows])
-                loss = weighted_mean(losses, weights[rows])
-                (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
-            for product, direction in zip(products, directions, strict=True):
-                product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
-        return products
+
+        def losses(selected: Tensor, rows: Rows) -> Tensor:
+            return self._losses(selected, inputs[rows], targets[rows])
+
+        return hessian_products(losses, self.parameters, weights, directions, self._blocks(inputs))
 
     def _blocks(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return places of rows (rows,) that are differentiated together."""
@@ -132,3 +129,26 @@ def _along(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) 
     with _FORWARD_MODE:
         derivative: Tensor = jvp(function, (at,), (direction,), strict=True)[1]
     return derivative
+
+
+def hessian_products(
+    losses: Callable[[Tensor, Rows], Tensor],
+    at: Tensor,
+    weights: Tensor,
+    directions: Tensor,
+    blocks: Iterable[Rows],
+) -> Tensor:
+    """Return H v for directions v (D, params), H of the weighted mean of losses at `at` (params,).
+
+    `losses` gives those of some rows at flat parameters; the blocks are all rows. Shape:
+    (D, params).
+    """
+    products = torch.zeros_like(directions)
+    for rows in blocks:
+        leaf = at.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            loss = weighted_mean(losses(leaf, rows), weights[rows])
+            (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        for product, direction in zip(products, directions, strict=True):
+            product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
+    return products

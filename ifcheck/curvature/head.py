@@ -66,11 +66,11 @@ class SoftmaxHeadLoss:
     def hessian_product(
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
     ) -> Tensor:
-        moving = flat_to_matrix(directions, self.classes)
+        standing, moving = (flat_to_matrix(t, self.classes) for t in (flat, directions))
         product = torch.zeros_like(moving)
         for rows in row_blocks(len(features), directions.shape[-1], JOINT_VALUES):
             columns = with_bias_column(features[rows])
-            p = self.logits(flat, features[rows]).softmax(-1)
+            p = times_columns(columns, standing).softmax(-1)
             moved = times_columns(columns, moving)
             change = p * (moved - (p * moved).sum(-1, keepdim=True))  # of the residual
             product += (change * weights[rows, None]).mT @ columns

@@ -46,9 +46,14 @@ def plus_diagonal(matrix: Tensor, diagonal: Tensor | float) -> Tensor:
     return result
 
 
+def dense_bytes(size: int) -> int:
+    """Return the memory that making and solving with a dense Hessian takes at most."""
+    return DENSE_COPIES * BYTES * size**2
+
+
 def require_memory_for_dense(size: int, device: torch.device) -> None:
     """Refuse a dense Hessian that does not fit now. Raises: RunFailed."""
-    needed = DENSE_COPIES * BYTES * size**2
+    needed = dense_bytes(size)
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         available = torch.cuda.mem_get_info(device)[0] + unused

@@ -18,6 +18,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ifcheck.curvature.dense import Rows, hessian_products
 from ifcheck.curvature.head import (
     OUTER_VALUES,
     as_matrix,
@@ -31,7 +32,7 @@ from ifcheck.curvature.head import (
     with_bias_column,
 )
 from ifcheck.models.moments import softplus
-from ifcheck.objective import VariationalObjective, weighted_mean
+from ifcheck.objective import VariationalObjective
 
 
 class _Columns(NamedTuple):
@@ -84,17 +85,11 @@ class VariationalHeadLoss:
     def hessian_product(
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
     ) -> Tensor:
-        products = torch.zeros_like(directions)
-        for rows in row_blocks(len(features), flat.shape[-1], OUTER_VALUES):
-            leaf = flat.detach().requires_grad_()
-            with torch.enable_grad():
-                losses = self.losses(leaf, features[rows], targets[rows])
-                (gradient,) = torch.autograd.grad(
-                    weighted_mean(losses, weights[rows]), leaf, create_graph=True
-                )
-            for product, direction in zip(products, directions, strict=True):
-                product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
-        return products
+        def losses(flat: Tensor, rows: Rows) -> Tensor:
+            return self.losses(flat, features[rows], targets[rows])
+
+        blocks = row_blocks(len(features), flat.shape[-1], OUTER_VALUES)
+        return hessian_products(losses, flat, weights, directions, blocks)
 
     def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         columns, classes = _columns(features), self.classes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,12 +37,12 @@ def eigen(
     method = SPECTRA.create(config.eigen.method)
     run = load_run(sources, config, explicit or {}, reporter)
     dtype = DTYPES[config.eigen.dtype]
-    train = run.tensors(dtype)["train"]
+    networks, train = [network.to(dtype) for network in run.networks], run.tensors(dtype)["train"]
     progress = reporter.step(f"eigenvalues ({config.eigen.method})", len(run.seeds))
 
     def measure(index: int) -> Eigenvalues:
         return method.eigenvalues(
-            copy.deepcopy(run.networks[index]).to(dtype),
+            networks[index],
             run.setup.objective,
             train,
             with_regulariser=config.eigen.hessian == "objective",

@@ -165,7 +165,7 @@ def _sampled(config: Config) -> tuple[Config, int]:
     """
     setup, seeds = make_setup(config), config.train.seeds
     rows = setup.dataset.train_rows(1)
-    if rows * network_layout(setup).size < HEAVY:  # a heavy seed stands for all
+    if rows * network_layout(setup).size < HEAVY:
         return config, 1
     return replace_section(config, "train", seeds=seeds[:1]), len(seeds)
 

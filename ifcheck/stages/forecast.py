@@ -20,7 +20,7 @@ from torch import Tensor
 from ifcheck.config import Config
 from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.head_loss import head_loss
-from ifcheck.curvature.operator import DENSE_COPIES
+from ifcheck.curvature.operator import dense_bytes
 from ifcheck.engines import Task, select_engine
 from ifcheck.memory import peak_device_bytes, peak_memory_bytes
 from ifcheck.models import Network, evaluate, initialise
@@ -139,15 +139,13 @@ def _memory(setup: Setup, network: Network, rows: int, removals: int) -> float:
     seeds = len(setup.config.train.seeds)
     numbers = torch.Size(setup.dataset.input_shape).numel()
     inputs = INPUT_COPIES * rows * numbers * DOUBLE
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    training = PARAMETER_COPIES * seeds * parameters * setup.dtype.itemsize
+    training = PARAMETER_COPIES * seeds * network_layout(setup).size * setup.dtype.itemsize
     features = rows * _head(network) / setup.dataset.classes * DOUBLE  # of one network, about
     retraining = FEATURE_COPIES * max(features, min(seeds * features, FEATURE_BYTES))
     newton = WORK_PER_ROW * rows * (removals + 1) * DOUBLE
-    dense = DENSE_COPIES * _head(network) ** 2 * DOUBLE
     cuda = setup.device.type == "cuda"
     timed = peak_device_bytes(setup.device) if cuda else peak_memory_bytes()
-    return timed + inputs + max(training, retraining, newton, dense)
+    return timed + inputs + max(training, retraining, newton, dense_bytes(_head(network)))
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ifcheck import memory
+
 OUTER_VALUES = 1 << 22  # of outer products that are alive together: 32 MB
 JOINT_VALUES = 1 << 20  # of p (x) h that are alive together: 8 MB
 
 
 def with_bias_column(features: Tensor) -> Tensor:
     """Return features (..., rows, F) with a last column of ones."""
-    return torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
+    return with_last_column(features, 1.0)
+
+
+def with_last_column(features: Tensor, value: float) -> Tensor:
+    """Return features (..., rows, F) with one more column of this value."""
+    shape = (*features.shape[:-1], features.shape[-1] + 1)
+    columns = memory.empty(shape, features.dtype, features.device)
+    columns[..., :-1], columns[..., -1] = features, value
+    return columns
 
 
 def flat_to_matrix(flat: Tensor, classes: int) -> Tensor:

@@ -30,6 +30,7 @@ from ifcheck.curvature.head import (
     times_columns,
     weighted_outer,
     with_bias_column,
+    with_last_column,
 )
 from ifcheck.models.moments import softplus
 from ifcheck.objective import VariationalObjective
@@ -166,7 +167,7 @@ def _columns(features: Tensor) -> _Columns:
     return _Columns(
         with_bias_column(mean),
         with_bias_column(mean.square() + variance),
-        torch.cat([variance, torch.zeros_like(variance[..., :1])], dim=-1),
+        with_last_column(variance, 0.0),
     )
 
 

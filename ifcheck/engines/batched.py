@@ -112,10 +112,8 @@ def assess(task: Task, parameters: Tensor) -> Assessment:
     """Evaluate parameters (models, params) on the probes and rows of a task with probes."""
     task = replace(
         task,
-        parameters=parameters.double(),
-        inputs=task.inputs.double(),
+        parameters=parameters.double(),  # the kernels take rows in their type
         weights=task.weights.double(),
-        probe_inputs=None if task.probe_inputs is None else task.probe_inputs.double(),
     )
     probes = 0 if task.probe_targets is None else len(task.probe_targets)
     structured = is_structured(task.network, task.objective)

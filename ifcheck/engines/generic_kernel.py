@@ -74,6 +74,7 @@ class GenericKernel:
     def _losses(self, flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return per-example losses. Shape: (groups, models of a group, rows)."""
         network, objective = self._network, self.task.objective
+        inputs = inputs.to(flat.dtype)
 
         def one(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
             outputs = functional_call(network, parameters, (rows,))

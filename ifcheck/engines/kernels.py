@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ifcheck import memory
 from ifcheck.engines.base import Task
 from ifcheck.engines.padding import pad_columns
 from ifcheck.models import MLP
@@ -140,13 +141,18 @@ class HeadKernel:
         return pad_columns(flat[:, self._to_kernel])
 
     def look_at(self, rows: Task) -> None:
-        inputs = _with_ones(rows.inputs)
-        step = inputs.shape[2] if inputs.is_cuda else ROWS_IN_CACHE  # a GPU wants work to be large
-        starts = range(0, inputs.shape[2], step)
-        self._blocks = [
-            _HeadBlock(inputs[..., block], _SoftmaxOutput(rows, self._classes, block))
-            for block in (slice(start, start + step) for start in starts)
-        ]
+        groups, count, width = rows.inputs.shape
+        step = count if rows.inputs.is_cuda else ROWS_IN_CACHE  # a GPU wants work to be large
+        # Block after block in one tensor, which stands in a file where it is large.
+        dtype, device = self.parameters.dtype, self.parameters.device
+        room = memory.empty((count, groups * (width + 1)), dtype, device)
+        self._blocks = []
+        for start in range(0, count, step):
+            block = slice(start, start + step)
+            inputs = room[block].view(groups, width + 1, -1)
+            _fill_with_ones(inputs, rows.inputs[:, block])
+            output = _SoftmaxOutput(rows, self._classes, block)
+            self._blocks.append(_HeadBlock(inputs, output))
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
         self._take_parameters()
@@ -177,8 +183,11 @@ class HeadKernel:
 
     def probe(self) -> Tensor:
         inputs, targets = probes(self.task)
+        groups, count, width = inputs.shape
+        columns = self.parameters.new_empty(groups, width + 1, count)
+        _fill_with_ones(columns, inputs)
         self._take_parameters()
-        return _losses_of_logits(self._logits(_with_ones(inputs)), targets)
+        return _losses_of_logits(self._logits(columns), targets)
 
     def _take_parameters(self) -> None:
         """Lay the parameters out for the matrix products: (groups, models * classes, F + 1)."""
@@ -194,8 +203,8 @@ class _HeadBlock:
     """Rows of a head's task whose logits are worked on while they are in cache."""
 
     def __init__(self, inputs: Tensor, output: _SoftmaxOutput) -> None:
-        self.inputs = inputs.contiguous()  # (groups, features + 1, rows)
-        self.transposed = self.inputs.transpose(1, 2)
+        self.inputs = inputs  # (groups, features + 1, rows)
+        self.transposed = inputs.transpose(1, 2)
         self.output = output
 
 
@@ -278,11 +287,11 @@ def probes(task: Task) -> tuple[Tensor, Tensor]:
 
 
 def expanded(task: Task, inputs: Tensor) -> Tensor:
-    """Return each model's inputs (groups, N, ...) as (M, features, N).
+    """Return each model's inputs (groups, N, ...) as (M, features, N), of the parameters' type.
 
     Models share memory where all of them see the same inputs.
     """
-    columns = inputs.flatten(2).transpose(1, 2).contiguous()
+    columns = memory.contiguous(inputs.flatten(2).transpose(1, 2), task.parameters.dtype)
     if len(columns) == 1:
         return columns.expand(task.models, -1, -1)
     return columns.repeat_interleave(task.models_per_group, dim=0)
@@ -299,10 +308,9 @@ def _losses_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     return -torch.where(labels == 0, 0.0, torch.log_softmax(logits, dim=1)).sum(1)
 
 
-def _with_ones(inputs: Tensor) -> Tensor:
-    """Return features (groups, N, F) as (groups, F + 1, N) with a last row of ones."""
-    columns = inputs.transpose(1, 2)
-    return torch.cat([columns, torch.ones_like(columns[:, :1])], dim=1).contiguous()
+def _fill_with_ones(columns: Tensor, inputs: Tensor) -> None:
+    """Write features (groups, N, F) into (groups, F + 1, N), the last row ones."""
+    columns[:, :-1], columns[:, -1] = inputs.transpose(1, 2), 1.0
 
 
 def layer_views(flat: Tensor, sizes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ifcheck import memory
 from ifcheck.engines.base import Task
 
 MULTIPLE = 32  # two AVX-512 registers of float32; also a multiple of every smaller one
@@ -51,5 +52,11 @@ def pad_rows(task: Task) -> Task:
 
 
 def _repeat_first(values: Tensor, times: int, dim: int) -> Tensor:
-    first = values.narrow(dim, 0, 1).repeat_interleave(times, dim=dim)
-    return torch.cat([values, first], dim=dim)
+    if times == 0:
+        return values
+    rows = values.shape[dim]
+    shape = (*values.shape[:dim], rows + times, *values.shape[dim + 1 :])
+    padded = memory.empty(shape, values.dtype, values.device)
+    padded.narrow(dim, 0, rows).copy_(values)
+    padded.narrow(dim, rows, times).copy_(values.narrow(dim, 0, 1))
+    return padded

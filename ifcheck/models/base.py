@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ifcheck import provenance
+from ifcheck import memory, provenance
 from ifcheck.errors import UnusableInput
 from ifcheck.registry import Registry
 
@@ -75,9 +75,20 @@ def build(spec: NetworkSpec, input_shape: tuple[int, ...], classes: int) -> Netw
 
 
 def evaluate(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Return what a network, or its features, gives for inputs (rows, ...), without gradients."""
+    """Return what a network, or its features, gives for inputs (rows, ...), without gradients.
+
+    Large results are mapped from a file, see `memory.empty`.
+    """
     with torch.no_grad():
-        return torch.cat([function(block) for block in inputs.split(ROWS_AT_ONCE)])
+        first = function(inputs[:ROWS_AT_ONCE])
+        if len(inputs) <= ROWS_AT_ONCE:
+            return first
+        results = memory.empty((len(inputs), *first.shape[1:]), first.dtype, first.device)
+        results[:ROWS_AT_ONCE] = first
+        for start in range(ROWS_AT_ONCE, len(inputs), ROWS_AT_ONCE):
+            block = slice(start, start + ROWS_AT_ONCE)
+            results[block] = function(inputs[block])
+        return results
 
 
 def rows_at_once(network: nn.Module, inputs: Tensor) -> int:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ifcheck import memory
 from ifcheck.engines import Fit, Progress, Task, assess, select_engine, silent
 from ifcheck.errors import UnusableInput
 from ifcheck.models import evaluate
@@ -17,7 +18,6 @@ from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
 # Measured on Iris (depth 1, width 5, l2, 50 seeds, 40 removals): runs that end below it are
 # within 2e-4 nats of the exact optimum's test loss (median 2e-6); half of all runs do.
 STATIONARY_GRADIENT = 1e-5
-FEATURE_BYTES = 1 << 30  # of several networks' features; one network's may take more
 
 
 @TRUTHS.register("warm")
@@ -45,10 +45,10 @@ class Warm:
 
 
 def _networks_at_once(problem: RemovalProblem) -> int:
-    """Return of how many networks the features of all training rows may be there together."""
+    """Return of how many networks the features of all rows fit into memory together."""
     inputs = problem.train[0]
     of_a_row = evaluate(problem.networks[0].features, inputs[:1])
-    return max(1, FEATURE_BYTES // (of_a_row.nbytes * len(inputs)))
+    return max(1, memory.MAPPED_BYTES // (of_a_row.nbytes * len(inputs)))
 
 
 def _head_task(problem: RemovalProblem) -> Task:
@@ -65,10 +65,15 @@ def _head_task(problem: RemovalProblem) -> Task:
     heads = [network.head for network in problem.networks]
     start = stack_modules(heads)
     features, test_features = (
-        torch.stack([evaluate(network.features, inputs) for network in problem.networks])
+        _stacked([evaluate(network.features, inputs) for network in problem.networks])
         for inputs, _ in (problem.train, problem.test)
     )
     return _task(problem, heads[0], start, features, test_features)
+
+
+def _stacked(features: list[Tensor]) -> Tensor:
+    """Return (networks, rows, ...), of a single network without a copy."""
+    return torch.stack(features) if len(features) > 1 else features[0][None]
 
 
 def _whole_task(problem: RemovalProblem) -> Task:

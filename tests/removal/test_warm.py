@@ -11,6 +11,7 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
+from ifcheck import memory
 from ifcheck.engines import Averaging, Recipe
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
@@ -319,7 +320,7 @@ def test_truth_does_not_depend_on_how_many_networks_features_are_there_together(
     together = warm(problem)
     asked = []
     evaluate = warm_module.evaluate
-    monkeypatch.setattr(warm_module, "FEATURE_BYTES", 1)
+    monkeypatch.setattr(memory, "MAPPED_BYTES", 1)
     monkeypatch.setattr(
         warm_module, "evaluate", lambda *given: asked.append(len(given[1])) or evaluate(*given)
     )

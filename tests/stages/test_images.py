@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ifcheck import memory
 from ifcheck.artifacts import read_checkpoint
 from ifcheck.config import Config, load_config
 from ifcheck.errors import ArtifactMismatch, UnusableInput
@@ -280,3 +281,37 @@ def test_a_study_is_the_stages_one_by_one(folder, tmp_path):
     assert "figure-2-networks.png" in figures
     again = fragility(config_of(folder, **settings, **{"evaluate.bootstrap_samples": 0}), study.out)
     assert [row["status"] for row in again.results] == [row["status"] for row in study.results]
+
+
+# --- features that are larger than they should be in memory --------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("variant", ["l2", "bnn"])
+def test_numbers_of_features_in_files_are_those_of_features_in_memory(
+    folder, tmp_path, monkeypatch, variant, engine
+):
+    settings = {"variant.name": variant, "train.seeds": (0,), "run.engine": engine}
+    config = config_of(folder, **settings)
+    run = tmp_path / "run"
+    train(config, run)
+    made = []
+    empty = memory.empty
+    monkeypatch.setattr(memory, "empty", lambda *given: made.append(given) or empty(*given))
+    for place, budget in (("memory", memory.MAPPED_BYTES), ("files", 1)):
+        monkeypatch.setattr(memory, "MAPPED_BYTES", budget)
+        influence(config, [run], tmp_path / place / "influence.npz")
+        for truth in ("warm", "newton"):
+            part = dataclasses.replace(
+                config, retrain=dataclasses.replace(config.retrain, truth=truth)
+            )
+            retrain(part, [run], tmp_path / place / f"{truth}.npz")
+    assert made
+    for name in ("influence", "warm", "newton"):
+        with (
+            np.load(tmp_path / "memory" / f"{name}.npz") as expected,
+            np.load(tmp_path / "files" / f"{name}.npz") as found,
+        ):
+            assert set(found) == set(expected)
+            for key in set(found) - {"meta"}:
+                np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{name}: {key}")

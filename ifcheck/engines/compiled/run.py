@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ifcheck import memory
 from ifcheck.engines.base import Fit, Progress, Recipe, State, Task, starting_state
 from ifcheck.engines.compiled.bayesian import BayesianPerceptron
 from ifcheck.engines.compiled.descent import Block, Models, Rows, Settings, advance
@@ -65,7 +66,7 @@ class Descent:
     def _make_rows(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Rows:
         labels = one_hot(targets, int(self._network.sizes[-1]), weights.dtype)
         return Rows(
-            inputs=inputs.flatten(2).transpose(1, 2).contiguous().numpy(),
+            inputs=memory.contiguous(inputs.flatten(2).transpose(1, 2)).numpy(),
             group=np.repeat(np.arange(len(inputs)), self._task.models_per_group),
             labels=labels.contiguous().numpy(),
             weights=weights.contiguous().numpy(),

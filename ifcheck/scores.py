@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ class Estimator:
     normalisation: (
         Normalisation  # "n-1": the mean of the rest is retrained; "n": the denominator stays
     )
+    solver_options: Mapping[str, Any] = field(default_factory=dict)  # besides its own defaults
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator")
@@ -114,7 +117,8 @@ def influence_scores(model: LocalModel, estimator: Estimator) -> Scores:
     operator = model.hessian
     if estimator.hessian == "objective":
         operator = operator.plus_diagonal(model.regulariser_curvature)
-    prepared = SOLVERS.create(estimator.solver).prepare(operator, estimator.damping)
+    solver = SOLVERS.create(estimator.solver, estimator.solver_options)
+    prepared = solver.prepare(operator, estimator.damping)
     solution = prepared.solve(model.test_gradients)
     rows, products = model.rows, model.train_products(solution.x)
     if estimator.normalisation == "n":

@@ -41,6 +41,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "scores": "STN",
         "rel_residual": "ST",
         "converged": "ST",
+        "steps": "ST?",
         "hessian_min": "S",
         "hessian_max": "S",
         "null_space": "S",

@@ -103,7 +103,10 @@ Hessian = Annotated[
 Damping = Annotated[
     float | None, typer.Option("--damping", help="Added to the Hessian's diagonal.")
 ]
-SolverName = Annotated[str | None, typer.Option("--solver", help="How H x = g is solved.")]
+SolverName = Annotated[
+    str | None,
+    typer.Option("--solver", help="How H x = g is solved: exact, cg, minres, lissa or lanczos."),
+]
 NormalisationName = Annotated[
     str | None, typer.Option("--normalisation", help="n-1: mean over the rest; n: fixed at n.")
 ]

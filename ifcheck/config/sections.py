@@ -62,7 +62,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class InfluenceConfig:
-    """How removal is predicted; an estimator is a named set of the fields below it."""
+    """How removal is predicted; an estimator is a named set of the fields below it.
+
+    `solver_options` are the solver's, where they depart from its own defaults.
+    """
 
     estimator: str = "objective"
     params: str | None = None
@@ -70,6 +73,7 @@ class InfluenceConfig:
     damping: NonNegativeFloat | None = None
     solver: str | None = None
     normalisation: Normalisation | None = None
+    solver_options: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

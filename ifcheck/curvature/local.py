@@ -52,6 +52,7 @@ def local_model(
             size=len(positions),
             product=lambda directions: model.hessian_product(*train, weights, directions),
             dense=lambda: model.hessian(*train, weights),
+            device=train[0].device,
         ),
         rows=len(train[1]),
         train_products=lambda directions: model.row_products(*train, directions),
@@ -96,7 +97,7 @@ def _closed_form(
         return matrix if len(within) == len(matrix) else matrix[within][:, within]
 
     return LocalModel(
-        hessian=HessianOperator(len(within), product, dense),
+        hessian=HessianOperator(len(within), product, dense, features.device),
         rows=len(train[1]),
         train_products=train_products,
         test_gradients=loss.row_gradients(head_flat, test_features, test[1])[:, within],

@@ -20,6 +20,7 @@ class Solution:
     rel_residual: Tensor  # (rhs,) |(H + damping I) x - g| / |g|; 0 where g is 0
     steps: Tensor  # (rhs,) iterations; 0 for direct solvers
     converged: Tensor  # (rhs,) bool
+    reason: str = ""  # why what did not converge did not
 
 
 @dataclass(frozen=True)

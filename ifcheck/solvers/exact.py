@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
+from ifcheck.curvature.extremes import largest_eigenpairs
 from ifcheck.curvature.factors import cholesky_solve
 from ifcheck.curvature.operator import HessianOperator, plus_diagonal
 from ifcheck.errors import Diverged
@@ -30,7 +27,14 @@ LANCZOS_TOLERANCE = 1e-4
 def _solution(x: Tensor, matrix: Tensor, rhs: Tensor) -> Solution:
     relative = relative_residual(x @ matrix - rhs, rhs)
     steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
-    return Solution(x, relative, steps, relative <= RESIDUAL_TOLERANCE)
+    converged = relative <= RESIDUAL_TOLERANCE
+    reason = ""
+    if not bool(converged.all()):
+        reason = (
+            f"a relative residual of {float(relative.max()):.1e}: the gradient of a test point has "
+            "a part where the Hessian is zero to rounding, or nearly so"
+        )
+    return Solution(x, relative, steps, converged, reason)
 
 
 @dataclass(frozen=True)
@@ -111,37 +115,22 @@ def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
 
     That of matrix - tolerance I proves it (Sylvester's law of inertia).
     """
-    largest = _largest_eigenvalue(lambda vector: matrix @ vector, matrix)
+    largest = _largest_eigenvalue(HessianOperator.of_matrix(matrix))
     rounding = _rounding(len(matrix), largest)
     factor, info = torch.linalg.cholesky_ex(plus_diagonal(matrix, -rounding))
     if int(info) > 0:
         return None
-    inverse = _largest_eigenvalue(lambda vector: cholesky_solve(factor, vector[None])[0], matrix)
-    spectrum = Spectrum(1 / inverse + rounding, largest, null_space=0, negative=0)
+    inverse = HessianOperator(
+        len(matrix), lambda right: cholesky_solve(factor, right), lambda: factor, matrix.device
+    )
+    spectrum = Spectrum(
+        1 / _largest_eigenvalue(inverse) + rounding, largest, null_space=0, negative=0
+    )
     damped = plus_diagonal(matrix, damping)
     return _Cholesky(damped, torch.linalg.cholesky(damped), spectrum)
 
 
-def _largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> float:
-    """Return the largest eigenvalue of a positive definite operator, to 1e-4, by Lanczos.
-
-    Raises: Diverged where it does not converge.
-    """
-
-    def on_arrays(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        result: NDArray[np.float64] = (
-            product(torch.from_numpy(vector.ravel()).to(like)).cpu().numpy()
-        )
-        return result
-
-    operator = LinearOperator(tuple(like.shape), matvec=on_arrays, dtype=np.float64)
-    # The same in every run. Not of ones: these are an eigenvector of every softmax head's Hessian.
-    start = np.random.default_rng(0).standard_normal(len(like))
-    try:
-        found = eigsh(operator, k=1, v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)
-    except ArpackError as error:
-        raise Diverged(
-            f"the extreme eigenvalues of the Hessian were not found: {error}",
-            remedy="Add some --damping, or use --solver cg.",
-        ) from error
-    return float(found[0])
+def _largest_eigenvalue(operator: HessianOperator) -> float:
+    """Return that of a positive definite operator. Raises: Diverged where it is not found."""
+    values, _ = largest_eigenpairs(operator.linear_operator(), 1, LANCZOS_TOLERANCE)
+    return float(values[0])

@@ -44,6 +44,7 @@ def influence(
         "scores": torch.stack([s.values for s in scores]).cpu().numpy(),
         "rel_residual": torch.stack([s.solution.rel_residual for s in scores]).cpu().numpy(),
         "converged": torch.stack([s.solution.converged for s in scores]).cpu().numpy(),
+        "steps": torch.stack([s.solution.steps for s in scores]).cpu().numpy(),
         "hessian_min": np.array([s.smallest for s in spectra]),
         "hessian_max": np.array([s.largest for s in spectra]),
         "null_space": np.array([s.null_space for s in spectra]),
@@ -52,6 +53,7 @@ def influence(
     meta = {
         "config": run.setup.describe("influence"),
         "parents": run.parents,
+        "not_converged": sorted({s.solution.reason for s in scores} - {""}),
         **run.setup.environment(started),
     }
     return write_artifact(out, "influence", arrays, meta)

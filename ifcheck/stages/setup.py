@@ -119,12 +119,15 @@ def make_setup(config: Config) -> Setup:
     spec = NETWORKS.create(config.network.name, config.network.options)
     variant = VARIANTS.create(config.variant.name, config.variant.options)
     estimator = resolve_estimator(config.influence)
-    SOLVERS.create(estimator.solver)
+    SOLVERS.create(estimator.solver, estimator.solver_options)
+    options = SOLVERS.options(estimator.solver) | dict(estimator.solver_options)
     TRUTHS.create(config.retrain.truth)
     SPECTRA.create(config.eigen.method)
     objective = variant.objective(rows=1)  # says what the variant makes of a normalisation
     estimator = dataclasses.replace(
-        estimator, normalisation=objective.normalisation(estimator.normalisation)
+        estimator,
+        normalisation=objective.normalisation(estimator.normalisation),
+        solver_options=options,
     )
     resolved = dataclasses.replace(
         config,

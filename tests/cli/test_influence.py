@@ -45,7 +45,8 @@ def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     result = succeed("influence", run_folder, *flags, "--json", "--out", tmp_path / "new.npz")
-    assert json.loads(result.stdout)["meta"]["config"]["influence"] == options
+    found = json.loads(result.stdout)["meta"]["config"]["influence"]
+    assert found == {**options, "solver_options": {}}
 
 
 def test_a_solver_that_does_not_look_for_eigenvalues_shows_none(run_folder, succeed, tmp_path):
@@ -54,6 +55,13 @@ def test_a_solver_that_does_not_look_for_eigenvalues_shows_none(run_folder, succ
     assert "not looked for by --solver cg" in shown
     assert "nan" not in shown
     assert "null space" not in shown
+
+
+def test_what_did_not_converge_is_shown_with_its_reason(run_folder, succeed, tmp_path):
+    flags = ("--solver", "minres", "--set", "influence.solver_options.iterations=2")
+    shown = succeed("influence", run_folder, *flags, "--out", tmp_path / "new.npz").stdout
+    assert "0% converged, 2 iterations at most" in shown
+    assert "after 2 iterations; 1e-06 was asked for" in shown
 
 
 def test_an_own_model_is_described_by_flags(run_folder, own_model, succeed, tmp_path):

@@ -215,7 +215,7 @@ def test_extremes_that_are_not_found_have_a_remedy(few, monkeypatch):
     def lost(*_, **__):
         raise ArpackNoConvergence("%s", np.zeros(0), np.zeros((0, 0)))
 
-    monkeypatch.setattr("ifcheck.solvers.exact.eigsh", lost)
+    monkeypatch.setattr("ifcheck.curvature.extremes.eigsh", lost)
     with pytest.raises(Diverged, match="eigenvalues of the Hessian were not found") as caught:
         prepare(with_eigenvalues(1, 2, 3, 4, 5))
     assert "--damping" in caught.value.remedy

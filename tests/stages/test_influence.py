@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 from sklearn.datasets import load_iris
 
 from ifcheck.errors import ArtifactMismatch, ArtifactUnreadable, Diverged, UnknownName
+from ifcheck.solvers import SOLVERS
 from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
 from ifcheck.stages.train import train
@@ -81,6 +82,7 @@ def test_arrays_have_the_documented_names_and_shapes(scored, load_npz, train_ids
         "scores": (4, 2, 148),
         "rel_residual": (4, 2),
         "converged": (4, 2),
+        "steps": (4, 2),
         "hessian_min": (4,),
         "hessian_max": (4,),
         "null_space": (4,),
@@ -117,6 +119,7 @@ def test_meta_says_what_the_estimator_was(scored, runs, checkpoints_of, assert_p
         "damping": 0.01,
         "solver": "exact",
         "normalisation": "n",
+        "solver_options": {},
     }
 
 
@@ -209,6 +212,38 @@ def test_conjugate_gradient_scores_without_the_matrix_as_exact_does(
     assert (found["null_space"] == -1).all()
 
 
+@pytest.mark.parametrize(
+    ("solver", "options", "close"),
+    [
+        ("cg", {"tolerance": 1e-9}, 1e-7),
+        ("minres", {"tolerance": 1e-9}, 1e-7),
+        ("lissa", {"tolerance": 1e-9}, 1e-7),
+        ("lanczos", {"rank": 18}, 1e-9),
+    ],
+)
+def test_every_solver_scores_as_exact_does(solver, options, close, tiny, runs, tmp_path):
+    damping = {"influence.damping": 0.1}
+    exact = influence(tiny(damping), [runs("l2")], tmp_path / "exact.npz")
+    config = tiny({**damping, "influence.solver": solver, "influence.solver_options": options})
+    found = influence(config, [runs("l2")], tmp_path / "found.npz")
+    largest = np.abs(exact["scores"]).max()
+    assert_allclose(found["scores"], exact["scores"], rtol=0, atol=close * largest)
+    assert found["converged"].all()
+    assert found.meta["not_converged"] == []
+    assert (found["steps"] > 0).all() == (solver != "lanczos")
+    described = found.meta["config"]["influence"]["solver_options"]
+    assert described == SOLVERS.options(solver) | options
+
+
+def test_what_did_not_converge_is_told_with_its_reason(tiny, runs, tmp_path):
+    options = {"influence.solver": "cg", "influence.solver_options.iterations": 2}
+    found = influence(tiny({**options, "influence.damping": 0.1}), [runs("l2")], tmp_path / "c.npz")
+    assert not found["converged"].any()
+    assert (found["steps"] == 2).all()
+    assert all("after 2 iterations" in reason for reason in found.meta["not_converged"])
+    assert found.meta["not_converged"]
+
+
 def test_a_hessian_that_is_not_positive_definite_asks_for_damping(tiny, runs, tmp_path):
     config = tiny({"influence.params": "all", "influence.solver": "cg"})
     with pytest.raises(Diverged, match="without positive curvature") as caught:
@@ -222,6 +257,7 @@ def test_a_hessian_that_is_not_positive_definite_asks_for_damping(tiny, runs, tm
     [
         ({"influence.params": "layer:haed"}, "unknown layer 'haed'"),
         ({"influence.solver": "exatc"}, "unknown solver 'exatc'"),
+        ({"influence.solver_options": {"rnak": 3}, "influence.solver": "lanczos"}, "'rnak'"),
         ({"influence.estimator": "author"}, "unknown estimator 'author'"),
     ],
 )

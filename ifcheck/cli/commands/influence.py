@@ -78,6 +78,13 @@ def _show(session: Session, artifact: Artifact) -> None:
             "null space": f"{worst(artifact['null_space'])} dimensions at most; "
             f"{worst(artifact['negative'])} negative eigenvalues at most",
         }
+    residual = (
+        f"{artifact['rel_residual'].max():.2g} at most, relative; "
+        f"{artifact['converged'].mean():.0%} converged"
+    )
+    if artifact["steps"].any():
+        residual += f", {artifact['steps'].max():,} iterations at most"
+    reasons = artifact.meta["not_converged"]
     terminal.show_facts(
         f"scores of {len(artifact['train_ids'])} rows, {len(artifact['seeds'])} networks, "
         f"estimator {settings['estimator']}",
@@ -86,8 +93,8 @@ def _show(session: Session, artifact: Artifact) -> None:
             f"damping {settings['damping']:g}, normalisation {settings['normalisation']}",
             "score": f"{extreme(artifact['scores'])} nats (positive: removal hurts)",
             **spectrum,
-            "residual of the solve": f"{artifact['rel_residual'].max():.2g} at most, relative; "
-            f"{artifact['converged'].mean():.0%} converged",
+            "residual of the solve": residual,
+            **({"not converged": "; ".join(reasons)} if reasons else {}),
             "written": str(artifact.path),
         },
     )

@@ -1,0 +1,66 @@
+"""The Hessian's largest eigenvalues alone, by Lanczos."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ifcheck.curvature.extremes import largest_eigenpairs
+from ifcheck.curvature.operator import HessianOperator
+from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
+from ifcheck.solvers.iterative import Damped, Stopping, checked
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    matrix: Damped
+    stopping: Stopping
+    values: Tensor  # (rank,) undamped
+    vectors: Tensor  # (params, rank)
+    spectrum: Spectrum
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """Solve in the space of the vectors, and beside it as if the Hessian were zero there."""
+        rhs = checked(rhs)
+        within = rhs @ self.vectors
+        damped = self.values + self.matrix.damping
+        usable = damped != 0
+        inverse = torch.where(usable, 1 / torch.where(usable, damped, 1.0), 0.0)
+        x = (within * inverse) @ self.vectors.mT
+        if self.matrix.damping > 0:
+            x += (rhs - within @ self.vectors.mT) / self.matrix.damping
+        steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
+        return self.matrix.solution(x, rhs, steps, self.stopping)
+
+
+@SOLVERS.register("lanczos")
+@dataclass(frozen=True)
+class LowRank:
+    """The Hessian's `rank` eigenvalues of largest magnitude, by Lanczos; the others count as zero.
+
+    Schioppa et al. (2022) leave out what is beside these directions; that is done without damping.
+    With damping it is divided by the damping, as the matrix says. An approximation: the residual
+    tells of what.
+    """
+
+    rank: int = 50
+    tolerance: float = 1e-6  # of the residual, from which the solution counts as one
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int):
+            raise TypeError(f"rank is {self.rank!r}; expected a whole number")
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; expected at least 1")
+        Stopping(self.tolerance)  # which checks it
+
+    def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
+        """Raises: Diverged where the eigenvalues are not found."""
+        found = largest_eigenpairs(Damped(operator, 0.0).linear_operator(), self.rank, 0.0)
+        values, vectors = (torch.from_numpy(array).to(operator.device) for array in found)
+        largest = float(values.max()) if len(values) else math.nan
+        spectrum = Spectrum(math.nan, largest, null_space=-1, negative=-1)
+        stopping = Stopping(self.tolerance)
+        return _Prepared(Damped(operator, damping), stopping, values, vectors, spectrum)

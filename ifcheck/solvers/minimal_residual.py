@@ -1,0 +1,104 @@
+"""Minimal residuals on products with the Hessian, which may be indefinite or singular."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, minres
+from torch import Tensor
+
+from ifcheck.curvature.operator import HessianOperator
+from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
+from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked
+
+FURTHER = 1e-2  # by which the tolerance that scipy is given falls from one start to the next
+LEAST_TOLERANCE = 1e-16  # below it there is rounding
+NO_CURVATURE = 1e-9  # of a direction, beside that of the right-hand side
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    matrix: Damped
+    stopping: Stopping
+    spectrum: Spectrum = UNKNOWN
+
+    def solve(self, rhs: Tensor) -> Solution:
+        """Solve for each row in turn. Raises: Diverged where something is not finite."""
+        rhs = checked(rhs)
+        operator = self.matrix.linear_operator()
+        found = [self._solve_one(operator, row) for row in rhs.cpu().numpy()]
+        x = torch.from_numpy(np.array([solution for solution, _ in found])).to(rhs)
+        steps = torch.tensor([steps for _, steps in found], device=rhs.device)
+        return self.matrix.solution(x.view_as(rhs), rhs, steps, self.stopping)
+
+    def _solve_one(
+        self, operator: LinearOperator, rhs: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], int]:
+        """Return a solution (params,) and how many iterations it took.
+
+        Scipy measures a residual by |A| |x| + |b|. Where it is content with one that is too large
+        beside |b|, it starts again from there and is asked for more, unless what is left has no
+        curvature.
+        """
+        size, iterations = float(np.linalg.norm(rhs)), self.stopping.iterations
+        goal, asked = self.stopping.tolerance * size, self.stopping.tolerance
+        x, residual, image, steps = np.zeros_like(rhs), rhs, operator.matvec(rhs), 0
+        least = NO_CURVATURE * float(np.linalg.norm(image)) / (size or 1.0)
+        while size > goal and steps < iterations and asked >= LEAST_TOLERANCE:
+            if np.linalg.norm(image) <= least * size:
+                break
+            change, taken = _minimise(operator, residual, asked, iterations - steps, least)
+            after = residual - operator.matvec(change)
+            asked, steps = FURTHER * asked, steps + taken
+            if np.linalg.norm(after) < size:
+                x, residual, size = x + change, after, float(np.linalg.norm(after))
+                image = operator.matvec(residual)
+        return x, steps
+
+
+class _Enough(Exception):
+    """Raised in the middle of scipy's iteration."""
+
+
+def _minimise(
+    operator: LinearOperator,
+    rhs: NDArray[np.float64],
+    tolerance: float,
+    iterations: int,
+    least: float,
+) -> tuple[NDArray[np.float64], int]:
+    """Return scipy's solution (params,) and its iterations.
+
+    Or the last one before it grows as only a curvature below `least` lets it: where a right-hand
+    side has a part beside the range, scipy may pass over the solution into rounding.
+    """
+    longest = np.linalg.norm(rhs) / least
+    solution, steps = np.zeros_like(rhs), 0
+
+    def watch(x: NDArray[np.float64]) -> None:
+        nonlocal solution, steps
+        steps += 1
+        if np.linalg.norm(x) > longest:
+            raise _Enough
+        solution = x
+
+    with suppress(_Enough):
+        solution, _ = minres(operator, rhs, rtol=tolerance, maxiter=iterations, callback=watch)
+    return solution, steps
+
+
+@SOLVERS.register("minres")
+@dataclass(frozen=True)
+class MinimalResidual(Stopping):
+    """Minimal residuals (Paige & Saunders 1975), by scipy: also where the Hessian is indefinite.
+
+    Of a singular system it finds the solution in the range, if there is one, and tells by its
+    residual where there is none. Learns nothing about the spectrum.
+    """
+
+    def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
+        return _Prepared(Damped(operator, damping), self)

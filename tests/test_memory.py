@@ -1,10 +1,11 @@
 """Tensors in files: the same numbers, no file left behind, an error where there is no room."""
 
+import errno
 import gc
-import shutil
+import os
+import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from ifcheck import memory
 from ifcheck.errors import RunFailed
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's list of mappings")
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(memory, "MAPPED_BYTES", 1_000)
+    monkeypatch.setattr(memory, "LARGEST_IN_MEMORY", 1_000)
     return tmp_path
 
 
@@ -51,7 +53,7 @@ def test_a_larger_one_stands_in_a_file_that_goes_with_it(folder):
 
 def test_copies_take_another_type_and_order(folder):
     values = torch.arange(600.0, dtype=torch.float32).view(20, 30).T
-    copied = memory.contiguous(values, torch.float64)
+    copied = memory.copy(values, torch.float64)
     assert copied.is_contiguous()
     assert copied.dtype == torch.float64
     assert mapped_in(folder)
@@ -59,13 +61,19 @@ def test_copies_take_another_type_and_order(folder):
 
 
 def test_a_full_disk_is_told_before_anything_is_written(folder, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4_000_000))
-    with pytest.raises(RunFailed, match=r"8\.0 GB") as raised:
+    def full(_file: int, _start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, f"no room for {size} bytes")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RunFailed, match=r"8\.0 GB .* no room for 8000000000 bytes") as raised:
         memory.empty((1_000_000_000,), torch.float64, CPU)
     assert "TMPDIR" in raised.value.remedy
     assert str(folder) in str(raised.value)
     assert not mapped_in(folder)
 
 
-def test_no_rows_need_no_file(folder):
-    assert memory.empty((0, 5), torch.float32, CPU).shape == (0, 5)
+def test_room_is_taken_at_once_and_not_when_it_is_written_to(folder):
+    free = os.statvfs(folder).f_bfree
+    tensor = memory.empty((50_000_000,), torch.float64, CPU)
+    block = os.statvfs(folder).f_frsize
+    assert (free - os.statvfs(folder).f_bfree) * block > 0.5 * tensor.nbytes

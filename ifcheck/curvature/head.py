@@ -32,7 +32,7 @@ def with_bias_column(features: Tensor) -> Tensor:
 
 
 def with_last_column(features: Tensor, value: float) -> Tensor:
-    """Return features (..., rows, F) with one more column of this value."""
+    """Return features (..., rows, F) with one more column of this value; not under vmap."""
     shape = (*features.shape[:-1], features.shape[-1] + 1)
     columns = memory.empty(shape, features.dtype, features.device)
     columns[..., :-1], columns[..., -1] = features, value
@@ -71,7 +71,8 @@ class SoftmaxHeadLoss:
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor
     ) -> Tensor:
         weighted = self._residual(self.logits(flat, features), targets) * weights.unsqueeze(-1)
-        return matrix_to_flat(weighted.mT @ with_bias_column(features))
+        of_weights = (weighted.mT @ features).flatten(-2)
+        return torch.cat([of_weights, weighted.sum(-2)], dim=-1)
 
     def hessian_product(
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
@@ -117,7 +118,10 @@ class SoftmaxHeadLoss:
 
     def logits(self, flat: Tensor, features: Tensor) -> Tensor:
         """Return the logits. Shape: (..., rows, classes)."""
-        return times_columns(with_bias_column(features), flat_to_matrix(flat, self.classes))
+        matrices = flat_to_matrix(flat, self.classes)
+        if features.dim() == 2 and matrices.dim() == 2:  # the common case, without copies
+            return torch.addmm(matrices[:, -1], features, matrices[:, :-1].mT)
+        return times_columns(features, matrices[..., :-1]) + matrices[..., None, :, -1]
 
     def _residual(self, logits: Tensor, targets: Tensor) -> Tensor:
         probabilities = logits.softmax(-1)

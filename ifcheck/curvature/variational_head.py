@@ -164,11 +164,9 @@ class VariationalHeadLoss:
 
 def _columns(features: Tensor) -> _Columns:
     mean, variance = features.unbind(-2)
-    return _Columns(
-        with_bias_column(mean),
-        with_bias_column(mean.square() + variance),
-        with_last_column(variance, 0.0),
-    )
+    squares = with_bias_column(mean)
+    squares[..., :-1].square_().add_(variance)
+    return _Columns(with_bias_column(mean), squares, with_last_column(variance, 0.0))
 
 
 def _sums(slopes: Tensor, columns: _Columns) -> tuple[Tensor, Tensor, Tensor]:

@@ -71,7 +71,8 @@ class Task:
     """Independent models of one architecture that share their rows.
 
     Model m sees `inputs[group[m]]`; a removed row is a zero in its weights. Models of one
-    group stand together, and all groups have equally many.
+    group stand together, and all groups have equally many. Inputs may be of another type than
+    the parameters where a torch kernel reads them, which takes them in that of the parameters.
     """
 
     network: nn.Module  # the architecture; its values are not used

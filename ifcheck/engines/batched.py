@@ -112,7 +112,7 @@ def assess(task: Task, parameters: Tensor) -> Assessment:
     """Evaluate parameters (models, params) on the probes and rows of a task with probes."""
     task = replace(
         task,
-        parameters=parameters.double(),  # the kernels take rows in their type
+        parameters=parameters.double(),
         weights=task.weights.double(),
     )
     probes = 0 if task.probe_targets is None else len(task.probe_targets)

@@ -72,7 +72,7 @@ class MLPKernel:
         return pad_columns(flat)
 
     def look_at(self, rows: Task) -> None:
-        self._inputs = expanded(rows, rows.inputs)
+        self._inputs = self._expand(rows.inputs)
         self._output = _SoftmaxOutput(rows, self._sizes[-1])
 
     def differentiate(self) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,10 @@ class MLPKernel:
 
     def probe(self) -> Tensor:
         inputs, targets = probes(self.task)
-        return _losses_of_logits(self._forward(expanded(self.task, inputs))[-1], targets)
+        return _losses_of_logits(self._forward(self._expand(inputs))[-1], targets)
+
+    def _expand(self, inputs: Tensor) -> Tensor:
+        return per_model(self.task, columns_of(inputs, self.parameters.dtype))
 
     def _forward(self, inputs: Tensor) -> list[Tensor]:
         """Return the activations below each layer, and the logits last; each (M, W, N)."""
@@ -184,7 +187,8 @@ class HeadKernel:
     def probe(self) -> Tensor:
         inputs, targets = probes(self.task)
         groups, count, width = inputs.shape
-        columns = self.parameters.new_empty(groups, width + 1, count)
+        shape = (groups, width + 1, count)
+        columns = memory.empty(shape, self.parameters.dtype, inputs.device)
         _fill_with_ones(columns, inputs)
         self._take_parameters()
         return _losses_of_logits(self._logits(columns), targets)
@@ -286,12 +290,16 @@ def probes(task: Task) -> tuple[Tensor, Tensor]:
     return task.probe_inputs, task.probe_targets
 
 
-def expanded(task: Task, inputs: Tensor) -> Tensor:
-    """Return each model's inputs (groups, N, ...) as (M, features, N), of the parameters' type.
+def columns_of(inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return inputs (groups, N, ...) as (groups, features, N)."""
+    return memory.copy(inputs.flatten(2).transpose(1, 2), dtype)
 
-    Models share memory where all of them see the same inputs.
+
+def per_model(task: Task, columns: Tensor) -> Tensor:
+    """Return each model's (M, ...) of what its group has, (groups, ...).
+
+    Models share memory where all of them are of one group.
     """
-    columns = memory.contiguous(inputs.flatten(2).transpose(1, 2), task.parameters.dtype)
     if len(columns) == 1:
         return columns.expand(task.models, -1, -1)
     return columns.repeat_interleave(task.models_per_group, dim=0)

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ifcheck import memory
 from ifcheck.engines.base import Task
-from ifcheck.engines.kernels import expanded, layer_views, one_hot, probes
+from ifcheck.engines.kernels import columns_of, layer_views, one_hot, per_model, probes
 from ifcheck.engines.padding import missing
 from ifcheck.engines.structure import means_then_rho, require_structure
 from ifcheck.models.moments import SELU, Elementwise, ReLU, Tanh
@@ -102,11 +103,14 @@ class VariationalKernel:
 
     def _expand(self, inputs: Tensor) -> _Layer:
         """Return what stands below the first layer, for each model."""
+        dtype = self.parameters.dtype
         if not self._packed:
-            mean = expanded(self.task, inputs)
-            return _Layer(mean, mean.square(), None)
-        mean, variance = (expanded(self.task, part) for part in inputs.unbind(2))
-        return _Layer(mean, mean.square() + variance, variance)
+            mean = columns_of(inputs, dtype)
+            square = memory.copy(mean).square_()
+            return _Layer(per_model(self.task, mean), per_model(self.task, square), None)
+        mean, variance = (columns_of(part, dtype) for part in inputs.unbind(2))
+        square = memory.copy(mean).square_().add_(variance)
+        return _Layer(*(per_model(self.task, values) for values in (mean, square, variance)))
 
     def _forward(self, inputs: _Layer, variances: Tensor) -> tuple[list[_Layer], Tensor, Tensor]:
         """Return what stands below each layer, and mean and variance of the logits."""

@@ -77,7 +77,8 @@ def build(spec: NetworkSpec, input_shape: tuple[int, ...], classes: int) -> Netw
 def evaluate(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Return what a network, or its features, gives for inputs (rows, ...), without gradients.
 
-    Large results are mapped from a file, see `memory.empty`.
+    Large results are mapped from a file, see `memory.empty`; small ones may share memory with the
+    inputs where the function's do.
     """
     with torch.no_grad():
         first = function(inputs[:ROWS_AT_ONCE])

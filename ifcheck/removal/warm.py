@@ -46,9 +46,9 @@ class Warm:
 
 def _networks_at_once(problem: RemovalProblem) -> int:
     """Return of how many networks the features of all rows fit into memory together."""
-    inputs = problem.train[0]
-    of_a_row = evaluate(problem.networks[0].features, inputs[:1])
-    return max(1, memory.MAPPED_BYTES // (of_a_row.nbytes * len(inputs)))
+    of_a_row = evaluate(problem.networks[0].features, problem.train[0][:1])
+    rows = max(len(problem.train[1]), len(problem.test[1]))
+    return max(1, memory.LARGEST_IN_MEMORY // (of_a_row.nbytes * rows))
 
 
 def _head_task(problem: RemovalProblem) -> Task:

@@ -22,7 +22,7 @@ from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.head_loss import head_loss
 from ifcheck.curvature.operator import dense_bytes
 from ifcheck.engines import Task, select_engine
-from ifcheck.memory import MAPPED_BYTES, peak_device_bytes, peak_memory_bytes
+from ifcheck.memory import LARGEST_IN_MEMORY, peak_device_bytes, peak_memory_bytes
 from ifcheck.models import Network, evaluate, initialise
 from ifcheck.objective import uniform_weights
 from ifcheck.params import Layout, stack_modules
@@ -140,7 +140,7 @@ def _memory(setup: Setup, network: Network, rows: int, removals: int) -> float:
     inputs = INPUT_COPIES * rows * numbers * DOUBLE
     training = PARAMETER_COPIES * seeds * network_layout(setup).size * setup.dtype.itemsize
     features = rows * _head(network) / setup.dataset.classes * DOUBLE  # of one network, about
-    retraining = FEATURE_COPIES * min(seeds * features, MAPPED_BYTES)
+    retraining = FEATURE_COPIES * min(seeds * features, LARGEST_IN_MEMORY)
     newton = WORK_PER_ROW * rows * (removals + 1) * DOUBLE
     cuda = setup.device.type == "cuda"
     timed = peak_device_bytes(setup.device) if cuda else peak_memory_bytes()

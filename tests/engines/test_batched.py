@@ -463,6 +463,29 @@ def test_assessment_of_heads(monkeypatch, chunk):
         assert norm == pytest.approx(np.linalg.norm(gradient), abs=1e-14)
 
 
+def test_assessment_of_any_network_trained_in_single_precision():
+    """Rows stay in the type of training; they are judged in double with the parameters."""
+    task = bilinear_task(2)
+    single = replace(
+        task,
+        parameters=task.parameters.float(),
+        inputs=task.inputs.float(),
+        probe_inputs=task.inputs.float(),
+        probe_targets=task.targets,
+        weights=task.weights.float(),
+    )
+    double = replace(
+        single,
+        inputs=single.inputs.double(),
+        probe_inputs=single.probe_inputs.double(),
+        weights=single.weights.double(),
+    )
+    found, expected = (assess(given, single.parameters) for given in (single, double))
+    assert torch.equal(found.probe_losses, expected.probe_losses)
+    assert torch.equal(found.gradient_norm, expected.gradient_norm)
+    assert found.probe_losses.dtype == torch.float64
+
+
 # --- choosing an engine ----------------------------------------------------------------------
 
 

@@ -320,7 +320,7 @@ def test_truth_does_not_depend_on_how_many_networks_features_are_there_together(
     together = warm(problem)
     asked = []
     evaluate = warm_module.evaluate
-    monkeypatch.setattr(memory, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(memory, "LARGEST_IN_MEMORY", 1)
     monkeypatch.setattr(
         warm_module, "evaluate", lambda *given: asked.append(len(given[1])) or evaluate(*given)
     )

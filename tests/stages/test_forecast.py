@@ -133,7 +133,7 @@ def test_memory_is_what_a_cell_holds(heavy, rates, look_ahead, monkeypatch):
     features = 1_500 * 5 * 8
     many = {"data__limit_train": 1_500, "train__seeds": 30}
     assert look_ahead(**many).memory_bytes == 1_000 + inputs + 3 * 30 * features
-    monkeypatch.setattr(stage, "MAPPED_BYTES", 4 * features)
+    monkeypatch.setattr(stage, "LARGEST_IN_MEMORY", 4 * features)
     assert look_ahead(**many).memory_bytes == 1_000 + inputs + 3 * 4 * features
 
 

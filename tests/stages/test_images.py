@@ -295,18 +295,21 @@ def test_numbers_of_features_in_files_are_those_of_features_in_memory(
     config = config_of(folder, **settings)
     run = tmp_path / "run"
     train(config, run)
-    made = []
-    empty = memory.empty
-    monkeypatch.setattr(memory, "empty", lambda *given: made.append(given) or empty(*given))
-    for place, budget in (("memory", memory.MAPPED_BYTES), ("files", 1)):
-        monkeypatch.setattr(memory, "MAPPED_BYTES", budget)
+    monkeypatch.setattr("ifcheck.models.base.ROWS_AT_ONCE", 20)  # so that rows are put together
+    reserved = []
+    reserve = memory._reserve
+    monkeypatch.setattr(memory, "_reserve", lambda *at: reserved.append(at[1]) or reserve(*at))
+    for place, budget in (("memory", memory.LARGEST_IN_MEMORY), ("files", 1)):
+        assert not reserved
+        monkeypatch.setattr(memory, "LARGEST_IN_MEMORY", budget)
         influence(config, [run], tmp_path / place / "influence.npz")
         for truth in ("warm", "newton"):
             part = dataclasses.replace(
                 config, retrain=dataclasses.replace(config.retrain, truth=truth)
             )
             retrain(part, [run], tmp_path / place / f"{truth}.npz")
-    assert made
+    moments, width = (2, 4) if variant == "bnn" else (1, 4)
+    assert reserved.count(TRAIN * moments * width * 8) >= 2  # features of warm's, newton's
     for name in ("influence", "warm", "newton"):
         with (
             np.load(tmp_path / "memory" / f"{name}.npz") as expected,

@@ -66,7 +66,7 @@ class Descent:
     def _make_rows(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Rows:
         labels = one_hot(targets, int(self._network.sizes[-1]), weights.dtype)
         return Rows(
-            inputs=memory.contiguous(inputs.flatten(2).transpose(1, 2)).numpy(),
+            inputs=memory.copy(inputs.flatten(2).transpose(1, 2)).numpy(),
             group=np.repeat(np.arange(len(inputs)), self._task.models_per_group),
             labels=labels.contiguous().numpy(),
             weights=weights.contiguous().numpy(),

@@ -306,6 +306,7 @@ ENTRIES = {
     "ENGINES": {"torch", "vmap"},
     "ESTIMATORS": {"objective", "paper", "authors"},
     "SOLVERS": {"exact"},
+    "STEPS": {"first-order", "newton"},
     "TRUTHS": {"warm", "newton"},
     "SPECTRA": {"power", "dense"},
 }

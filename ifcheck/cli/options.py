@@ -107,6 +107,10 @@ SolverName = Annotated[
     str | None,
     typer.Option("--solver", help="How H x = g is solved: exact, cg, minres, lissa or lanczos."),
 ]
+StepName = Annotated[
+    str | None,
+    typer.Option("--step", help="first-order, or newton: without the row's own curvature."),
+]
 NormalisationName = Annotated[
     str | None, typer.Option("--normalisation", help="n-1: mean over the rest; n: fixed at n.")
 ]

@@ -74,6 +74,7 @@ class InfluenceConfig:
     solver: str | None = None
     normalisation: Normalisation | None = None
     solver_options: dict[str, Any] | None = None
+    step: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature.dense import Differentiable
+from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.curvature.head_loss import head_loss
 from ifcheck.curvature.operator import HessianOperator, require_memory_for_dense
+from ifcheck.curvature.row_curvature import RowCurvature
 from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective, uniform_weights
 from ifcheck.params import Layout
@@ -26,6 +28,8 @@ class LocalModel:
     test_gradients: Tensor  # (tests, params)
     regulariser_gradient: Tensor  # (params,)
     regulariser_curvature: Tensor  # (params,) the diagonal of its Hessian, which has no other part
+    # Where the rows' own Hessians are of low rank.
+    row_curvature: Callable[[], RowCurvature] | None = None
 
 
 def local_model(
@@ -96,6 +100,9 @@ def _closed_form(
         matrix = loss.hessian(head_flat, features, train[1], weights)
         return matrix if len(within) == len(matrix) else matrix[within][:, within]
 
+    def row_curvature() -> RowCurvature:
+        return RowCurvature.of(head_flat, features, train[1], within)
+
     return LocalModel(
         hessian=HessianOperator(len(within), product, dense, features.device),
         rows=len(train[1]),
@@ -103,4 +110,5 @@ def _closed_form(
         test_gradients=loss.row_gradients(head_flat, test_features, test[1])[:, within],
         regulariser_gradient=objective.regulariser_gradient(head_flat[within], is_rho),
         regulariser_curvature=objective.regulariser_curvature(head_flat[within], is_rho),
+        row_curvature=row_curvature if isinstance(loss, SoftmaxHeadLoss) else None,
     )

@@ -46,6 +46,15 @@ class HessianOperator:
             self.device,
         )
 
+    def times(self, factor: float) -> HessianOperator:
+        """Return the operator of factor * H."""
+        return HessianOperator(
+            self.size,
+            lambda directions: factor * self.product(directions),
+            lambda: factor * self.dense(),
+            self.device,
+        )
+
     def linear_operator(self) -> LinearOperator:
         """Return the same as scipy sees it, on numpy's arrays of columns (params, D)."""
 

@@ -21,7 +21,7 @@ from ifcheck.models import NETWORKS, NetworkSpec
 from ifcheck.objective import Objective
 from ifcheck.registry import Registry
 from ifcheck.removal import TRUTHS
-from ifcheck.scores import Estimator, resolve_estimator
+from ifcheck.scores import STEPS, Estimator, resolve_estimator
 from ifcheck.solvers import SOLVERS
 from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.testpoints import count_test_points
@@ -120,6 +120,7 @@ def make_setup(config: Config) -> Setup:
     variant = VARIANTS.create(config.variant.name, config.variant.options)
     estimator = resolve_estimator(config.influence)
     SOLVERS.create(estimator.solver, estimator.solver_options)
+    STEPS.create(estimator.step)
     options = SOLVERS.options(estimator.solver) | dict(estimator.solver_options)
     TRUTHS.create(config.retrain.truth)
     SPECTRA.create(config.eigen.method)

@@ -120,6 +120,7 @@ def test_meta_says_what_the_estimator_was(scored, runs, checkpoints_of, assert_p
         "solver": "exact",
         "normalisation": "n",
         "solver_options": {},
+        "step": "first-order",
     }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 INFLUENCE_KEYS = {
     name: f"influence.{name}"
-    for name in ("estimator", "params", "hessian", "damping", "solver", "normalisation")
+    for name in ("estimator", "params", "hessian", "damping", "solver", "normalisation", "step")
 }
 
 
@@ -28,6 +28,7 @@ def influence(
     damping: options.Damping = None,
     solver: options.SolverName = None,
     normalisation: options.NormalisationName = None,
+    step: options.StepName = None,
     dataset: options.Dataset = None,
     network: options.Network = None,
     depth: options.Depth = None,

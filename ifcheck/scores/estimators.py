@@ -1,4 +1,4 @@
-"""Influence scores: the predicted change of a test loss when a training row is removed."""
+"""Estimators of influence by name: which Hessian, of which parameters, how solved."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ifcheck.config import InfluenceConfig, Normalisation
-from ifcheck.curvature.local import LocalModel
 from ifcheck.registry import Registry
-from ifcheck.solvers import SOLVERS, Solution, Spectrum
 
 
 @dataclass(frozen=True)
@@ -27,6 +22,7 @@ class Estimator:
         Normalisation  # "n-1": the mean of the rest is retrained; "n": the denominator stays
     )
     solver_options: Mapping[str, Any] = field(default_factory=dict)  # besides its own defaults
+    step: str = "first-order"  # how far the parameters move
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator")
@@ -42,6 +38,14 @@ class ObjectiveEstimator(Estimator):
     damping: float = 0.0
     solver: str = "exact"
     normalisation: Normalisation = "n-1"
+
+
+@ESTIMATORS.register("newton-step")
+@dataclass(frozen=True)
+class NewtonStepEstimator(ObjectiveEstimator):
+    """One Newton step of the objective without the row, whose own curvature leaves with it."""
+
+    step: str = "newton"
 
 
 @ESTIMATORS.register("paper")
@@ -86,45 +90,3 @@ def resolve_estimator(config: InfluenceConfig) -> Estimator:
     parts = {part: getattr(named, part) for part in Estimator.__dataclass_fields__}
     given = {part: value for part in parts if (value := getattr(config, part)) is not None}
     return Estimator(**(parts | given))
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one network with the certificate of the solve behind them."""
-
-    values: Tensor  # (tests, rows) predicted change of the test loss on removal, in nats
-    solution: Solution
-    spectrum: Spectrum
-
-
-def influence_scores(model: LocalModel, estimator: Estimator) -> Scores:
-    """Predict the change of each test loss if one training row is removed.
-
-    Positive means that removal hurts. With g_t and g_i the gradients of a test point and of
-    a training row, H the estimator's Hessian and Omega the regulariser:
-
-        normalisation n      1/n      g_t^T H^-1 g_i
-        normalisation n-1    1/(n-1)  g_t^T H^-1 (g_i + grad Omega)
-
-    the second because the mean over the rest weighs the data more against Omega. (It is the
-    derivative at a stationary point; the term is the same for every row, so it moves the
-    intercept, not ranks.)
-    The estimator's normalisation must be one that `Objective.normalisation` gives: a Bayesian
-    objective keeps 1/n on removal, and its score is the first.
-    Raises: Diverged; UnusableInput where the solver needs a matrix that is too large.
-    Reference: Koh & Liang (2017), eq. 2.
-    """
-    operator = model.hessian
-    if estimator.hessian == "objective":
-        operator = operator.plus_diagonal(model.regulariser_curvature)
-    solver = SOLVERS.create(estimator.solver, estimator.solver_options)
-    prepared = solver.prepare(operator, estimator.damping)
-    solution = prepared.solve(model.test_gradients)
-    rows, products = model.rows, model.train_products(solution.x)
-    if estimator.normalisation == "n":
-        values = products / rows
-    else:
-        shift = solution.x @ model.regulariser_gradient
-        rest = rows - 1 if rows > 1 else torch.nan  # there is no mean over no rows
-        values = (products + shift[:, None]) / rest
-    return Scores(values=values, solution=solution, spectrum=prepared.spectrum)

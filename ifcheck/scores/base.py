@@ -1,0 +1,40 @@
+"""What a removal's step is: from one network's curvature and gradients to scores of all rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ifcheck.curvature.local import LocalModel
+from ifcheck.registry import Registry
+from ifcheck.scores.estimators import Estimator
+from ifcheck.solvers import Solution, Spectrum
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one network with the certificate of the solve behind them."""
+
+    values: Tensor  # (tests, rows) predicted change of the test loss on removal, in nats
+    solution: Solution
+    spectrum: Spectrum
+
+
+class Step(Protocol):
+    """An entry of `STEPS`: how the parameters are taken to move when a row leaves."""
+
+    def scores(self, model: LocalModel, estimator: Estimator) -> Scores:
+        """Predict the change of each test loss if one training row is removed."""
+
+
+STEPS: Registry[Step] = Registry("step")
+
+
+def remaining_rows(model: LocalModel, estimator: Estimator) -> float:
+    """Return by what the mean without one row divides; there is no mean over no rows."""
+    if estimator.normalisation == "n":
+        return model.rows
+    return model.rows - 1 if model.rows > 1 else torch.nan

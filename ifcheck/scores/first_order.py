@@ -1,0 +1,43 @@
+"""Influence functions: the first-order effect of a row on the test loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ifcheck.curvature.local import LocalModel
+from ifcheck.scores.base import STEPS, Scores, remaining_rows
+from ifcheck.scores.estimators import Estimator
+from ifcheck.solvers import SOLVERS
+
+
+@STEPS.register("first-order")
+@dataclass(frozen=True)
+class FirstOrder:
+    """The derivative in the row's weight (Koh & Liang 2017, eq. 2).
+
+    With g_t and g_i the gradients of a test point and of a training row, H the estimator's
+    Hessian and Omega the regulariser:
+
+        normalisation n      1/n      g_t^T H^-1 g_i
+        normalisation n-1    1/(n-1)  g_t^T H^-1 (g_i + grad Omega)
+
+    the second because the mean over the rest weighs the data more against Omega. (It is the
+    derivative at a stationary point; the term is the same for every row, so it moves the
+    intercept, not ranks.)
+    The estimator's normalisation must be one that `Objective.normalisation` gives: a Bayesian
+    objective keeps 1/n on removal, and its score is the first.
+    """
+
+    def scores(self, model: LocalModel, estimator: Estimator) -> Scores:
+        """Raises: Diverged; UnusableInput where the solver needs a matrix that is too large."""
+        operator = model.hessian
+        if estimator.hessian == "objective":
+            operator = operator.plus_diagonal(model.regulariser_curvature)
+        solver = SOLVERS.create(estimator.solver, estimator.solver_options)
+        prepared = solver.prepare(operator, estimator.damping)
+        solution = prepared.solve(model.test_gradients)
+        products = model.train_products(solution.x)
+        if estimator.normalisation == "n-1":
+            products = products + (solution.x @ model.regulariser_gradient)[:, None]
+        values = products / remaining_rows(model, estimator)
+        return Scores(values=values, solution=solution, spectrum=prepared.spectrum)

@@ -307,6 +307,7 @@ ENTRIES = {
     "ESTIMATORS": {"objective", "paper", "authors"},
     "SOLVERS": {"exact"},
     "STEPS": {"first-order", "newton"},
+    "CURVATURES": {"hessian", "ggn", "empirical-fisher"},
     "TRUTHS": {"warm", "newton"},
     "SPECTRA": {"power", "dense"},
 }

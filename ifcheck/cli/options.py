@@ -107,6 +107,10 @@ SolverName = Annotated[
     str | None,
     typer.Option("--solver", help="How H x = g is solved: exact, cg, minres, lissa or lanczos."),
 ]
+CurvatureName = Annotated[
+    str | None,
+    typer.Option("--curvature", help="hessian, ggn (Gauss-Newton) or empirical-fisher."),
+]
 StepName = Annotated[
     str | None,
     typer.Option("--step", help="first-order, or newton: without the row's own curvature."),

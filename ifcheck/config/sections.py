@@ -75,6 +75,7 @@ class InfluenceConfig:
     normalisation: Normalisation | None = None
     solver_options: dict[str, Any] | None = None
     step: str | None = None
+    curvature: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -112,6 +112,45 @@ class Differentiable:
 
         return hessian_products(losses, self.parameters, weights, directions, self._blocks(inputs))
 
+    def gauss_newton_product(
+        self, inputs: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
+    ) -> Tensor:
+        """Return G v for directions v (D, params), block by block of rows.
+
+        G = sum_i w_i J_i^T (d^2 l_i / d outputs^2) J_i, J_i the Jacobian of the row's outputs
+        (Martens 2020, section 8.1). Shape: (D, params).
+        """
+        products = torch.zeros_like(directions)
+        for rows in self._blocks(inputs):
+
+            def outputs(selected: Tensor, rows: Tensor = rows) -> Tensor:
+                return self._outputs(selected, inputs[rows])
+
+            parameters = self.parameters.clone().requires_grad_()
+            with torch.enable_grad():
+                values = outputs(parameters)
+                leaf = values.detach().requires_grad_()
+                losses = self._objective.per_example_loss(leaf, targets[rows])
+                (slopes,) = torch.autograd.grad(
+                    weighted_mean(losses, weights[rows]), leaf, create_graph=True
+                )
+            for product, direction in zip(products, directions, strict=True):
+                moved = _along(outputs, self.parameters, direction)
+                (bent,) = torch.autograd.grad(slopes, leaf, moved, retain_graph=True)
+                product += torch.autograd.grad(values, parameters, bent, retain_graph=True)[0]
+        return products
+
+    def combined_gradients(self, inputs: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        """Return sum_i shares_i g_i for shares (D, rows) of the rows' gradients g_i. (D, params)"""
+        sums = shares.new_zeros(len(shares), len(self.parameters))
+        for rows in self._blocks(inputs):
+            parameters = self.parameters.clone().requires_grad_()
+            with torch.enable_grad():
+                losses = self._losses(parameters, inputs[rows], targets[rows])
+            for total, share in zip(sums, shares, strict=True):
+                total += torch.autograd.grad(losses, parameters, share[rows], retain_graph=True)[0]
+        return sums
+
     def _blocks(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return places of rows (rows,) that are differentiated together."""
         rows = torch.arange(len(inputs))
@@ -119,9 +158,12 @@ class Differentiable:
         return blocks
 
     def _losses(self, selected: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._objective.per_example_loss(self._outputs(selected, inputs), targets)
+
+    def _outputs(self, selected: Tensor, inputs: Tensor) -> Tensor:
         flat = self._all.index_put((self._positions,), selected)
-        outputs = functional_call(self._network, self._layout.unflatten(flat), (inputs,))
-        return self._objective.per_example_loss(outputs, targets)
+        outputs: Tensor = functional_call(self._network, self._layout.unflatten(flat), (inputs,))
+        return outputs
 
 
 def _along(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) -> Tensor:

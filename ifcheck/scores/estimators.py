@@ -23,6 +23,7 @@ class Estimator:
     )
     solver_options: Mapping[str, Any] = field(default_factory=dict)  # besides its own defaults
     step: str = "first-order"  # how far the parameters move
+    curvature: str = "hessian"  # what stands for the Hessian of the data loss
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator")

@@ -33,9 +33,10 @@ class NewtonStep:
         """Raises: Diverged; UnusableInput for other parameters than those of a softmax head."""
         if model.row_curvature is None:
             raise UnusableInput(
-                "--step newton takes a row's own curvature away, which is known in closed form "
+                "--step newton takes a row's own Hessian away, which is known in closed form "
                 "for the parameters of a plain network's head alone.",
-                remedy="Use --params head, a variant other than bnn, or --step first-order.",
+                remedy="Use --params head, a variant other than bnn and --curvature hessian, or "
+                "--step first-order.",
             )
         left = remaining_rows(model, estimator)
         if math.isnan(left):

@@ -69,7 +69,9 @@ def _score(run: Run, reporter: Reporter) -> list[Scores]:
         inputs, targets = tensors["test"]
         own = (inputs[places[index]], targets[places[index]])
         network = run.networks[index]
-        model = local_model(network, objective, estimator.params, tensors["train"], own)
+        model = local_model(
+            network, objective, estimator.params, tensors["train"], own, estimator.curvature
+        )
         return influence_scores(model, estimator)
 
     indices = range(len(run.networks))

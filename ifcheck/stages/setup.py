@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ifcheck.config import Choice, Config, DataConfig
+from ifcheck.curvature.kinds import CURVATURES
 from ifcheck.datasets import DATASETS, Dataset, DatasetOptions, Split
 from ifcheck.engines import ENGINES, Recipe
 from ifcheck.errors import UnusableInput
@@ -121,6 +122,7 @@ def make_setup(config: Config) -> Setup:
     estimator = resolve_estimator(config.influence)
     SOLVERS.create(estimator.solver, estimator.solver_options)
     STEPS.create(estimator.step)
+    CURVATURES.create(estimator.curvature)
     options = SOLVERS.options(estimator.solver) | dict(estimator.solver_options)
     TRUTHS.create(config.retrain.truth)
     SPECTRA.create(config.eigen.method)

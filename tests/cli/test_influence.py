@@ -43,6 +43,7 @@ def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
         "solver": "exact",
         "normalisation": "n-1",
         "step": "newton",
+        "curvature": "ggn",
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     result = succeed("influence", run_folder, *flags, "--json", "--out", tmp_path / "new.npz")

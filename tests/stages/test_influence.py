@@ -121,6 +121,7 @@ def test_meta_says_what_the_estimator_was(scored, runs, checkpoints_of, assert_p
         "normalisation": "n",
         "solver_options": {},
         "step": "first-order",
+        "curvature": "hessian",
     }
 
 
@@ -236,6 +237,22 @@ def test_every_solver_scores_as_exact_does(solver, options, close, tiny, runs, t
     assert described == SOLVERS.options(solver) | options
 
 
+@pytest.mark.parametrize("curvature", ["ggn", "empirical-fisher"])
+@pytest.mark.parametrize("params", ["head", "all"])
+def test_curvature_by_name(curvature, params, tiny, runs, tmp_path):
+    parts = {"influence.damping": 0.1, "influence.params": params}
+    plain = influence(tiny(parts), [runs("l2")], tmp_path / "plain.npz")
+    config = tiny({**parts, "influence.curvature": curvature})
+    found = influence(config, [runs("l2")], tmp_path / "found.npz")
+    same = curvature == "ggn" and params == "head"
+    assert np.allclose(found["scores"], plain["scores"], rtol=1e-9, atol=1e-14) == same
+    assert (found["hessian_min"] > -1e-12).all()  # the weight decay included
+    by_products = tiny({**parts, "influence.curvature": curvature, "influence.solver": "minres"})
+    again = influence(by_products, [runs("l2")], tmp_path / "again.npz")
+    largest = np.abs(found["scores"]).max()
+    assert_allclose(again["scores"], found["scores"], rtol=0, atol=1e-5 * largest)
+
+
 def test_what_did_not_converge_is_told_with_its_reason(tiny, runs, tmp_path):
     options = {"influence.solver": "cg", "influence.solver_options.iterations": 2}
     found = influence(tiny({**options, "influence.damping": 0.1}), [runs("l2")], tmp_path / "c.npz")
@@ -257,6 +274,7 @@ def test_a_hessian_that_is_not_positive_definite_asks_for_damping(tiny, runs, tm
     ("flags", "message"),
     [
         ({"influence.params": "layer:haed"}, "unknown layer 'haed'"),
+        ({"influence.curvature": "gnn"}, "unknown curvature 'gnn'"),
         ({"influence.solver": "exatc"}, "unknown solver 'exatc'"),
         ({"influence.solver_options": {"rnak": 3}, "influence.solver": "lanczos"}, "'rnak'"),
         ({"influence.estimator": "author"}, "unknown estimator 'author'"),

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 INFLUENCE_KEYS = {
     name: f"influence.{name}"
-    for name in ("estimator", "params", "hessian", "damping", "solver", "normalisation", "step")
+    for name in (
+        "estimator",
+        "params",
+        "curvature",
+        "hessian",
+        "damping",
+        "solver",
+        "normalisation",
+        "step",
+    )
 }
 
 
@@ -24,6 +33,7 @@ def influence(
     sources: options.Sources,
     estimator: options.EstimatorName = None,
     params: options.Params = None,
+    curvature: options.CurvatureName = None,
     hessian: options.Hessian = None,
     damping: options.Damping = None,
     solver: options.SolverName = None,

@@ -131,7 +131,7 @@ SwaRestart = Annotated[
     str | None,
     typer.Option("--swa-restart", help="Start from the average, or from the live weights."),
 ]
-Method = Annotated[str | None, typer.Option("--method", help="power or dense.")]
+Method = Annotated[str | None, typer.Option("--method", help="power, lanczos or dense.")]
 Top = Annotated[int | None, typer.Option("--top", help="How many eigenvalues.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Rows in the top-k overlap.")]
 MinSpearman = Annotated[

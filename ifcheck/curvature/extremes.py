@@ -17,6 +17,19 @@ def largest_eigenpairs(
     `tolerance` is of the eigenvalues, relative; 0 is rounding. All of them where `count` is as
     many as there are. Raises: Diverged where they do not converge.
     """
+    return _eigenpairs(operator, count, tolerance, "LM")
+
+
+def outermost_eigenpairs(
+    operator: LinearOperator, count: int, tolerance: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same for the `count` smallest and the `count` largest eigenvalues together."""
+    return _eigenpairs(operator, 2 * count, tolerance, "BE")
+
+
+def _eigenpairs(
+    operator: LinearOperator, count: int, tolerance: float, which: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     size = operator.shape[0]
     if count >= size:
         matrix = operator.matmat(np.eye(size))
@@ -27,7 +40,7 @@ def largest_eigenpairs(
     if not operator.matvec(start).any():  # which is to say that it is zero
         return np.zeros(count), np.eye(size, count)
     try:
-        values, vectors = eigsh(operator, k=count, v0=start, tol=tolerance)
+        values, vectors = eigsh(operator, k=count, which=which, v0=start, tol=tolerance)
     except ArpackError as error:
         raise Diverged(
             f"the extreme eigenvalues of the Hessian were not found: {error}",

@@ -7,8 +7,11 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from ifcheck.curvature.operator import HessianOperator
+from ifcheck.curvature.rows import NetworkRows
 from ifcheck.models import Network
 from ifcheck.objective import Objective
+from ifcheck.params import Layout
 from ifcheck.registry import Registry
 
 
@@ -44,6 +47,26 @@ class SpectrumMethod(Protocol):
 
         The Hessian is that of the mean data loss, plus that of the regulariser if asked.
         """
+
+
+def network_hessian(
+    network: Network,
+    objective: Objective,
+    train: tuple[Tensor, Tensor],
+    with_regulariser: bool,
+) -> HessianOperator:
+    """Return the Hessian over all parameters, in float64 by products in the network's type."""
+    rows = NetworkRows.of(network, objective, "all", train)
+    at = rows.parameters
+
+    def product(directions: Tensor) -> Tensor:
+        return rows.hessian_product(directions.to(at.dtype)).double()
+
+    operator = HessianOperator(len(at), product, lambda: rows.hessian().double(), rows.device)
+    if not with_regulariser:
+        return operator
+    is_rho = Layout.of(network).is_rho.to(at.device)
+    return operator.plus_diagonal(objective.regulariser_curvature(at, is_rho).double())
 
 
 SPECTRA: Registry[SpectrumMethod] = Registry("eigenvalue method")

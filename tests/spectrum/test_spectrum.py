@@ -22,7 +22,7 @@ from tests.benchmarks import sequential_loop as loop
 from tests.curvature import mlp_loss
 
 WEIGHT_DECAY = 0.05
-METHODS = ["dense", "power"]
+METHODS = ["dense", "power", "lanczos"]
 EXACT = {"iterations": 400, "tolerance": 1e-12}
 # PyHessian divides vectors by their length plus 1e-6, twice an iteration: its estimates of
 # values near 1 are 2e-6 too small, however long it iterates.
@@ -118,6 +118,32 @@ def test_dense_is_the_spectrum_of_finite_differences(case):
     assert found.smallest == pytest.approx(values[0], abs=atol)
     assert found.largest == pytest.approx(values[-1], abs=atol)
     assert (found.values.abs().diff() <= 0).all()
+
+
+@pytest.mark.parametrize("case", [ordinary, concave])
+@pytest.mark.parametrize("top", [1, 3])
+def test_lanczos_finds_both_ends_and_what_is_largest_in_magnitude(case, top):
+    problem, matrix = case()
+    found = problem.eigenvalues("lanczos", top=top)
+    values = np.linalg.eigvalsh(matrix)
+    atol = 1e-7 * np.abs(values).max() + 1e-7
+    assert_allclose(found.values, by_magnitude(values)[:top], atol=atol)
+    assert found.smallest == pytest.approx(values[0], abs=atol)
+    assert found.largest == pytest.approx(values[-1], abs=atol)
+    assert found.rel_residual.max() < 1e-6
+
+
+def test_lanczos_refuses_more_values_than_there_are():
+    with pytest.raises(UnusableInput, match=r"--top 32 asks for more .* 31 parameters"):
+        ordinary()[0].eigenvalues("lanczos", top=32)
+    assert len(ordinary()[0].eigenvalues("lanczos", top=31).values) == 31
+
+
+def test_lanczos_forms_no_matrix_of_a_large_network(monkeypatch):
+    monkeypatch.setattr("ifcheck.curvature.dense.Differentiable.hessian", None)
+    problem, matrix = ordinary()
+    found = problem.eigenvalues("lanczos", top=1)
+    assert found.largest == pytest.approx(np.linalg.eigvalsh(matrix)[-1], abs=1e-6)
 
 
 def test_dense_residuals_are_rounding():

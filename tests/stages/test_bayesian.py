@@ -119,7 +119,7 @@ def test_other_parameters_can_be_scored(polished, flags, tmp_path, params):
     assert (artifact["rel_residual"] < 1e-6).all()
 
 
-@pytest.mark.parametrize("method", ["power", "dense"])
+@pytest.mark.parametrize("method", ["power", "dense", "lanczos"])
 @pytest.mark.parametrize("curvature", ["data", "objective"])
 def test_eigenvalues(polished, flags, tmp_path, method, curvature):
     config = flags({"eigen.method": method, "eigen.hessian": curvature})

@@ -12,7 +12,7 @@ from ifcheck.stages.eigen import eigen
 from ifcheck.stages.train import train
 
 SECTIONS = {"data", "network", "variant", "train", "eigen"}
-METHODS = ["power", "dense"]
+METHODS = ["power", "dense", "lanczos"]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from ifcheck.errors import ArtifactUnreadable
 SCHEMA_VERSION = 1
 
 # Arrays of each kind and the axes that they share: S seeds, T test points, N training rows,
-# K removals, E epochs, L eigenvalues. A question mark after the axes: may be absent.
+# K removals, E epochs, L eigenvalues, G points of a grid. A question mark after
+# the axes: may be absent.
 SCHEMAS: dict[str, dict[str, str]] = {
     "train": {
         "seeds": "S",
@@ -68,6 +69,13 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "rel_residual": "SL",
         "min_value": "S",
         "max_value": "S",
+        "density_grid": "G?",
+        "density": "SG?",
+        "density_error": "SG?",
+        "trace": "S?",
+        "trace_error": "S?",
+        "negative_share": "S?",
+        "negative_share_error": "S?",
     },
 }
 

@@ -132,6 +132,10 @@ SwaRestart = Annotated[
     typer.Option("--swa-restart", help="Start from the average, or from the live weights."),
 ]
 Method = Annotated[str | None, typer.Option("--method", help="power, lanczos or dense.")]
+Density = Annotated[
+    bool | None,
+    typer.Option("--density", help="Add density, sum and negative share of all eigenvalues."),
+]
 Top = Annotated[int | None, typer.Option("--top", help="How many eigenvalues.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Rows in the top-k overlap.")]
 MinSpearman = Annotated[

@@ -95,12 +95,18 @@ class RetrainConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EigenConfig:
-    """How the curvature of the trained networks is measured."""
+    """How the curvature of the trained networks is measured.
+
+    `density` adds the density of all eigenvalues and their sum, from so many probes and steps.
+    """
 
     method: str = "power"
     top: Positive = 1
     hessian: Curvature = "data"
     dtype: Precision = "float64"
+    density: bool = False
+    density_probes: Positive = 10
+    density_steps: Positive = 80
 
 
 @dataclass(frozen=True, config=STRICT)

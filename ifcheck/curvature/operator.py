@@ -90,7 +90,16 @@ def dense_bytes(size: int) -> int:
 
 def require_memory_for_dense(size: int, device: torch.device) -> None:
     """Refuse a dense Hessian that does not fit now. Raises: RunFailed."""
-    needed = dense_bytes(size)
+    require_memory(
+        dense_bytes(size),
+        device,
+        f"a dense Hessian of {size:,} parameters takes",
+        remedy="Use --solver cg, which needs products with the Hessian alone.",
+    )
+
+
+def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
+    """Refuse `what` takes more bytes than are free now. Raises: RunFailed."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         available = torch.cuda.mem_get_info(device)[0] + unused
@@ -98,7 +107,5 @@ def require_memory_for_dense(size: int, device: torch.device) -> None:
         available = psutil.virtual_memory().available
     if needed > available:
         raise RunFailed(
-            f"a dense Hessian of {size:,} parameters takes {needed / 1e9:.1f} GB; "
-            f"{available / 1e9:.1f} GB are free.",
-            remedy="Use --solver cg, which needs products with the Hessian alone.",
+            f"{what} {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB are free.", remedy=remedy
         )

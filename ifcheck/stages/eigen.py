@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
 from ifcheck.engines import run_each
+from ifcheck.models import Network
 from ifcheck.spectrum import SPECTRA, Eigenvalues
+from ifcheck.spectrum.base import network_hessian
+from ifcheck.spectrum.density import common_grid, quadrature
 from ifcheck.stages.reporting import Reporter, Silent
-from ifcheck.stages.run import load_run
+from ifcheck.stages.run import Run, load_run
 from ifcheck.stages.setup import DTYPES
 from ifcheck.stages.stage import stage
 
@@ -66,9 +71,36 @@ def eigen(
         "min_value": np.array([e.smallest for e in found]),
         "max_value": np.array([e.largest for e in found]),
     }
+    if config.eigen.density:
+        arrays |= _density(run, networks, train, reporter)
     meta = {
         "config": run.setup.describe("eigen"),
         "parents": run.parents,
         **run.setup.environment(started, dtype=config.eigen.dtype),
     }
     return write_artifact(out, "eigen", arrays, meta)
+
+
+def _density(
+    run: Run, networks: list[Network], train: tuple[Tensor, Tensor], reporter: Reporter
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the density of each network's eigenvalues, on one grid."""
+    settings, progress = run.setup.config.eigen, reporter.step("density", len(run.seeds))
+    found = []
+    for network, seed in zip(networks, run.seeds.tolist(), strict=True):
+        operator = network_hessian(
+            network, run.setup.objective, train, settings.hessian == "objective"
+        )
+        probes, steps = settings.density_probes, settings.density_steps
+        found.append(quadrature(operator, probes, steps, seed))
+        progress(1)
+    grid, width = common_grid(found)
+    arrays = {"density_grid": grid}
+    for name, pairs in {
+        "density": [each.density(grid, width) for each in found],
+        "trace": [each.trace() for each in found],
+        "negative_share": [each.negative_share() for each in found],
+    }.items():
+        both = np.array(pairs)  # (S, 2, ...)
+        arrays[name], arrays[f"{name}_error"] = both[:, 0], both[:, 1]
+    return arrays

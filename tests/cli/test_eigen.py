@@ -22,12 +22,20 @@ def test_what_power_iteration_cannot_know_is_a_dash(run_folder, succeed, tmp_pat
 
 def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
     sets = ("--set", "eigen.hessian=objective", "--set", "eigen.dtype=float32")
-    flags = ("--method", "dense", "--top", 3, *sets)
+    sets += ("--set", "eigen.density_probes=3", "--set", "eigen.density_steps=5")
+    flags = ("--method", "dense", "--top", 3, "--density", *sets)
     result = succeed("eigen", run_folder, *flags, "--json", "--out", tmp_path / "eigen.npz")
     record = json.loads(result.stdout)
     found = record["meta"]["config"]["eigen"]
-    expected = {"method": "dense", "top": 3, "hessian": "objective", "dtype": "float32"}
-    assert found == expected
+    assert found == {
+        "method": "dense",
+        "top": 3,
+        "hessian": "objective",
+        "dtype": "float32",
+        "density": True,
+        "density_probes": 3,
+        "density_steps": 5,
+    }
     assert np.shape(record["arrays"]["values"]) == (2, 3)
 
 
@@ -55,3 +63,13 @@ def test_unusable_values_are_refused(option, value, message, run_folder, refuse,
 def test_the_default_file_lies_in_the_runs_folder_and_is_not_replaced(run_folder, refuse):
     message = refuse("eigen", run_folder)
     assert f"{run_folder / 'eigen.npz'} exists already" in message
+
+
+def test_density_shows_sum_and_negative_share_with_their_errors(run_folder, succeed, tmp_path):
+    out = tmp_path / "eigen.npz"
+    shown = succeed("eigen", run_folder, "--method", "lanczos", "--density", "--out", out).stdout
+    assert "sum of all" in shown
+    assert "negative ones, as a share" in shown
+    assert "±" in shown
+    with np.load(out) as file:
+        assert file["density"].shape[1] == len(file["density_grid"])

@@ -71,7 +71,9 @@ def test_meta_names_parents_and_configuration(
 ):
     assert_provenance(measured(method), "eigen", checkpoints_of(runs("l2")), SECTIONS)
     found = meta_of(measured(method))["config"]["eigen"]
-    assert found == {"method": method, "top": 1, "hessian": "data", "dtype": "float64"}
+    expected = {"method": method, "top": 1, "hessian": "data", "dtype": "float64"}
+    density = {"density": False, "density_probes": 10, "density_steps": 80}
+    assert found == expected | density
 
 
 def test_dense_finds_the_true_extremes(measured, load_npz, true_eigenvalues):
@@ -178,3 +180,27 @@ def test_more_values_than_parameters_are_refused(method, tiny, tmp_path):
     config = tiny({"eigen.method": method, "eigen.top": 12})
     with pytest.raises(UnusableInput, match=r"\b11\b"):
         eigen(config, [tmp_path / "run"], tmp_path / "eigen.npz")
+
+
+# --- the density of all eigenvalues -------------------------------------------------------------
+
+
+def test_density_trace_and_negative_share_are_those_of_all_eigenvalues(
+    tiny, runs, tmp_path, true_eigenvalues
+):
+    flags = {"eigen.method": "lanczos", "eigen.density": True, "eigen.density_probes": 200}
+    found = eigen(tiny(flags), [runs("l2")], tmp_path / "eigen.npz")
+    points = len(found["density_grid"])
+    assert found["density"].shape == found["density_error"].shape == (4, points)
+    integrals = np.trapezoid(found["density"], found["density_grid"], axis=1)
+    assert_allclose(integrals, 1, rtol=0.02)
+    off = np.abs(found["trace"] - true_eigenvalues.sum(1))
+    assert (off < 4 * found["trace_error"]).all()
+    assert (found["trace_error"] < 0.1 * true_eigenvalues.sum(1)).all()
+    negative = (true_eigenvalues < -1e-6 * true_eigenvalues.max()).mean(1)
+    off = np.abs(found["negative_share"] - negative)
+    assert (off <= 5 * found["negative_share_error"] + 0.5 / true_eigenvalues.shape[1]).all()
+
+
+def test_without_density_nothing_of_it_is_stored(measured, load_npz):
+    assert "trace" not in load_npz(measured("power"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifcheck.cli import options, terminal
 from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 
-EIGEN_KEYS = {name: f"eigen.{name}" for name in ("method", "top", "hessian")}
+if TYPE_CHECKING:
+    from ifcheck.artifacts import Artifact
+
+EIGEN_KEYS = {name: f"eigen.{name}" for name in ("method", "top", "hessian", "density")}
 
 
 def eigen(
@@ -19,6 +22,7 @@ def eigen(
     method: options.Method = None,
     top: options.Top = None,
     hessian: options.Hessian = None,
+    density: options.Density = None,
     dataset: options.Dataset = None,
     network: options.Network = None,
     depth: options.Depth = None,
@@ -63,6 +67,19 @@ def eigen(
             f"{extreme(artifact['values'][:, 0])}",
             "smallest of all": median(artifact["min_value"]) + " (median)",
             "residual": f"{artifact['rel_residual'].max():.2g} at most, relative",
+            **(_of_all(artifact) if settings["density"] else {}),
             "written": str(artifact.path),
         },
     )
+
+
+def _of_all(artifact: Artifact) -> dict[str, str]:
+    """Return what the density says of all eigenvalues, in the median over networks."""
+    from ifcheck.cli.summaries import median
+
+    said = {"sum of all": "trace", "negative ones, as a share": "negative_share"}
+    return {
+        label: f"{median(artifact[name])} ± {median(artifact[name + '_error'])} "
+        "(median, standard error over probes)"
+        for label, name in said.items()
+    }

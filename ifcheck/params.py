@@ -62,6 +62,13 @@ class Layout:
             for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)
         }
 
+    def part(self, selection: str) -> Layout:
+        """Return the layout of the selected parameters alone; see `positions`."""
+        wanted = self._selected_names(selection)
+        pairs = zip(self.names, self.shapes, strict=True)
+        kept = [(name, shape) for name, shape in pairs if name in wanted]
+        return Layout(tuple(name for name, _ in kept), tuple(shape for _, shape in kept))
+
     def positions(self, selection: str) -> Tensor:
         """Return the positions in the flat vector that `selection` names.
 

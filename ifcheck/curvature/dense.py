@@ -20,8 +20,6 @@ MAX_DENSE_PARAMETERS = 5_000  # 200 MB for the matrix in float64, and about a mi
 # takes away the others' derivatives, which are zero from then on, without a word.
 _FORWARD_MODE = threading.Lock()
 
-Rows = Tensor | slice  # places of rows
-
 
 class Differentiable:
     """Losses of one network as functions of a selection of its flat parameters."""
@@ -29,10 +27,10 @@ class Differentiable:
     def __init__(self, network: nn.Module, objective: Objective, selection: str = "all") -> None:
         self._network = network
         self._objective = objective
-        self._layout = Layout.of(network)
-        self._all = self._layout.flatten(dict(network.named_parameters())).detach()
-        self._positions = self._layout.positions(selection).to(self._all.device)
-        self.parameters = self._all[self._positions]  # (params,)
+        self._layout = Layout.of(network).part(selection)
+        named = {name: tensor.detach() for name, tensor in network.named_parameters()}
+        self._fixed = {n: t for n, t in named.items() if n not in self._layout.names}
+        self.parameters = self._layout.flatten(named)  # (params,)
 
     def row_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient of each row's loss. Shape: (rows, params)."""
@@ -54,7 +52,7 @@ class Differentiable:
         parts = []
         for rows in self._blocks(inputs):
 
-            def losses(selected: Tensor, rows: Tensor = rows) -> Tensor:
+            def losses(selected: Tensor, rows: slice = rows) -> Tensor:
                 return self._losses(selected, inputs[rows], targets[rows])
 
             parts.append(torch.stack([_along(losses, self.parameters, d) for d in directions]))
@@ -99,18 +97,13 @@ class Differentiable:
         matrix = torch.cat(rows)
         return (matrix + matrix.mT) / 2
 
-    def hessian_product(
-        self, inputs: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
-    ) -> Tensor:
-        """Return H v for directions v (D, params), block by block of rows (Pearlmutter 1994).
+    def hessian_products(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> HessianProducts:
+        """Return products with the Hessian of the weighted data loss (Pearlmutter 1994)."""
 
-        H is that of the weighted data loss. Shape: (D, params).
-        """
-
-        def losses(selected: Tensor, rows: Rows) -> Tensor:
+        def losses(selected: Tensor, rows: slice) -> Tensor:
             return self._losses(selected, inputs[rows], targets[rows])
 
-        return hessian_products(losses, self.parameters, weights, directions, self._blocks(inputs))
+        return HessianProducts(losses, self.parameters, weights, self._blocks(inputs))
 
     def gauss_newton_product(
         self, inputs: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
@@ -123,7 +116,7 @@ class Differentiable:
         products = torch.zeros_like(directions)
         for rows in self._blocks(inputs):
 
-            def outputs(selected: Tensor, rows: Tensor = rows) -> Tensor:
+            def outputs(selected: Tensor, rows: slice = rows) -> Tensor:
                 return self._outputs(selected, inputs[rows])
 
             parameters = self.parameters.clone().requires_grad_()
@@ -151,18 +144,17 @@ class Differentiable:
                 total += torch.autograd.grad(losses, parameters, share[rows], retain_graph=True)[0]
         return sums
 
-    def _blocks(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return places of rows (rows,) that are differentiated together."""
-        rows = torch.arange(len(inputs))
-        blocks: tuple[Tensor, ...] = rows.split(rows_at_once(self._network, inputs))
-        return blocks
+    def _blocks(self, inputs: Tensor) -> tuple[slice, ...]:
+        """Return which rows are differentiated together; slices, which copy nothing."""
+        step = rows_at_once(self._network, inputs)
+        return tuple(slice(start, start + step) for start in range(0, len(inputs), step))
 
     def _losses(self, selected: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         return self._objective.per_example_loss(self._outputs(selected, inputs), targets)
 
     def _outputs(self, selected: Tensor, inputs: Tensor) -> Tensor:
-        flat = self._all.index_put((self._positions,), selected)
-        outputs: Tensor = functional_call(self._network, self._layout.unflatten(flat), (inputs,))
+        tensors = self._fixed | self._layout.unflatten(selected)
+        outputs: Tensor = functional_call(self._network, tensors, (inputs,))
         return outputs
 
 
@@ -173,24 +165,39 @@ def _along(function: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor) 
     return derivative
 
 
-def hessian_products(
-    losses: Callable[[Tensor, Rows], Tensor],
-    at: Tensor,
-    weights: Tensor,
-    directions: Tensor,
-    blocks: Iterable[Rows],
-) -> Tensor:
-    """Return H v for directions v (D, params), H of the weighted mean of losses at `at` (params,).
+class HessianProducts:
+    """Products H v, H of the weighted mean of losses at one point, block by block of rows.
 
-    `losses` gives those of some rows at flat parameters; the blocks are all rows. Shape:
-    (D, params).
+    Where one block holds all rows its gradient is differentiated once and kept, which halves the
+    time of every later product.
     """
-    products = torch.zeros_like(directions)
-    for rows in blocks:
-        leaf = at.detach().clone().requires_grad_()
+
+    def __init__(
+        self,
+        losses: Callable[[Tensor, slice], Tensor],
+        at: Tensor,
+        weights: Tensor,
+        blocks: Iterable[slice],
+    ) -> None:
+        """`losses` gives those of some rows at flat parameters (params,); the blocks are all."""
+        self._losses, self._at, self._weights = losses, at.detach(), weights
+        self._blocks = tuple(blocks)
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, directions: Tensor) -> Tensor:
+        """Return H v for directions v (D, params). Shape: (D, params)."""
+        products = torch.zeros_like(directions)
+        for rows in self._blocks:
+            leaf, gradient = self._kept or self._differentiate(rows)
+            if len(self._blocks) == 1:
+                self._kept = leaf, gradient
+            for product, direction in zip(products, directions, strict=True):
+                product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
+        return products
+
+    def _differentiate(self, rows: slice) -> tuple[Tensor, Tensor]:
+        leaf = self._at.clone().requires_grad_()
         with torch.enable_grad():
-            loss = weighted_mean(losses(leaf, rows), weights[rows])
+            loss = weighted_mean(self._losses(leaf, rows), self._weights[rows])
             (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
-        for product, direction in zip(products, directions, strict=True):
-            product += torch.autograd.grad(gradient, leaf, direction, retain_graph=True)[0]
-    return products
+        return leaf, gradient

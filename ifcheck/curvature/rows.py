@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from ifcheck.curvature.dense import Differentiable
+from ifcheck.curvature.dense import Differentiable, HessianProducts
 from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.curvature.head_loss import HeadLoss, head_loss
 from ifcheck.curvature.operator import require_memory_for_dense
@@ -90,8 +91,12 @@ class NetworkRows:
     def device(self) -> torch.device:
         return self.inputs.device
 
+    @functools.cached_property
+    def _hessian_products(self) -> HessianProducts:
+        return self.model.hessian_products(self.inputs, self.targets, self.weights)
+
     def hessian_product(self, directions: Tensor) -> Tensor:
-        return self.model.hessian_product(self.inputs, self.targets, self.weights, directions)
+        return self._hessian_products(directions)
 
     def hessian(self) -> Tensor:
         return self.model.hessian(self.inputs, self.targets, self.weights)

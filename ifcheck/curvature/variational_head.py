@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ifcheck.curvature.dense import Rows, hessian_products
+from ifcheck.curvature.dense import HessianProducts
 from ifcheck.curvature.head import (
     OUTER_VALUES,
     as_matrix,
@@ -86,11 +86,11 @@ class VariationalHeadLoss:
     def hessian_product(
         self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor, directions: Tensor
     ) -> Tensor:
-        def losses(flat: Tensor, rows: Rows) -> Tensor:
+        def losses(flat: Tensor, rows: slice) -> Tensor:
             return self.losses(flat, features[rows], targets[rows])
 
         blocks = row_blocks(len(features), flat.shape[-1], OUTER_VALUES)
-        return hessian_products(losses, flat, weights, directions, blocks)
+        return HessianProducts(losses, flat, weights, blocks)(directions)
 
     def hessian(self, flat: Tensor, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         columns, classes = _columns(features), self.classes

@@ -225,7 +225,7 @@ class _Sample:
 
         def product(rows: int) -> object:
             weights = uniform_weights(rows, dtype, self.setup.device)
-            return model.hessian_product(*self._rows(rows, dtype), weights, direction)
+            return model.hessian_products(*self._rows(rows, dtype), weights)(direction)
 
         return self._per_row(product)
 

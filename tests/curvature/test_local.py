@@ -192,6 +192,20 @@ def test_derivatives_along_directions_do_not_depend_on_other_threads(network):
         torch.testing.assert_close(products, expected, rtol=1e-11, atol=1e-14)
 
 
+def test_products_again_are_the_same_from_the_graph_that_is_kept(network, monkeypatch):
+    weights = torch.full((ROWS,), 1 / ROWS, dtype=torch.float64)
+    model = Differentiable(network, Objective())
+    calls = []
+    losses = model._losses
+    monkeypatch.setattr(model, "_losses", lambda *given: calls.append(1) or losses(*given))
+    products = model.hessian_products(*TRAIN, weights)
+    directions = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 31)))
+    first = products(directions)
+    for _ in range(3):
+        assert torch.equal(products(directions), first)
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("values", [1, 40, 57])  # of which a row leaves 4 + 4 + 3 behind
 def test_products_block_by_block_of_rows_are_those_on_all(network, values, monkeypatch):
     model = Differentiable(network, Objective())
@@ -199,5 +213,5 @@ def test_products_block_by_block_of_rows_are_those_on_all(network, values, monke
     directions = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 31)))
     expected = directions @ model.hessian(*TRAIN, weights)
     monkeypatch.setattr("ifcheck.models.base.DERIVED_VALUES", values)
-    found = model.hessian_product(*TRAIN, weights, directions)
+    found = model.hessian_products(*TRAIN, weights)(directions)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-14)

@@ -114,3 +114,34 @@ def test_the_spectrum_is_not_known():
     spectrum = SOLVERS.create("cg").prepare(operator, 0.0).spectrum
     assert np.isnan([spectrum.smallest, spectrum.largest]).all()
     assert spectrum.null_space == spectrum.negative == -1
+
+
+# --- preconditioned --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 5, 60])
+def test_preconditioned_solves_are_the_same(rank):
+    matrix, rhs = with_eigenvalues(*np.geomspace(1e-3, 1, 60)), right_hand_sides(4, 60)
+    solution = solve(matrix, rhs, tolerance=1e-10, preconditioner=rank)
+    assert_allclose(solution.x, np.linalg.solve(matrix, rhs.T).T, rtol=1e-6)
+    assert solution.converged.all()
+
+
+def test_eigenvalues_that_stand_out_cost_no_iterations():
+    values = np.concatenate([np.linspace(1, 2, 55), np.geomspace(1e2, 1e4, 5)])
+    matrix, rhs = with_eigenvalues(*values), right_hand_sides(2, 60)
+    plain = solve(matrix, rhs, tolerance=1e-8)
+    fewer = solve(matrix, rhs, tolerance=1e-8, preconditioner=6)
+    assert (fewer.steps < 0.7 * plain.steps).all()
+
+
+def test_a_preconditioner_hides_no_negative_curvature():
+    matrix, rhs = with_eigenvalues(-2, 0.5, 3, 4), right_hand_sides(1, 4)
+    for rank in (1, 3, 4):
+        with pytest.raises(Diverged, match="without positive curvature"):
+            solve(matrix, rhs, preconditioner=rank)
+
+
+def test_a_preconditioner_of_nothing_but_negative_eigenvalues_is_none():
+    with pytest.raises(Diverged, match="without positive curvature"):
+        solve(with_eigenvalues(-5, 1, 2), right_hand_sides(1, 3), preconditioner=1)

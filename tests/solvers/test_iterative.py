@@ -98,6 +98,8 @@ def test_a_singular_matrix_is_solved_where_the_right_hand_side_is_in_its_range(s
         *((solver, {"tolerance": 0.0}) for solver in ITERATIVE),
         *((solver, {"iterations": 0}) for solver in ITERATIVE),
         *((solver, {"iterations": 2.5}) for solver in ITERATIVE),
+        ("cg", {"preconditioner": -1}),
+        ("cg", {"preconditioner": 0.5}),
         ("lissa", {"scale": -1.0}),
         ("lanczos", {"rank": 0}),
         ("lanczos", {"rank": True}),

@@ -74,7 +74,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "density_error": "SG?",
         "trace": "S?",
         "trace_error": "S?",
-        "negative_share": "S?",
+        "negative_share_low": "S?",
+        "negative_share_high": "S?",
         "negative_share_error": "S?",
     },
 }

@@ -92,7 +92,8 @@ Polish = Annotated[
     str | None, typer.Option("--polish", help="none, or head: move the head to its optimum.")
 ]
 EstimatorName = Annotated[
-    str | None, typer.Option("--estimator", help="objective, paper or authors.")
+    str | None,
+    typer.Option("--estimator", help="objective, newton-step, paper, authors or authors-bnn."),
 ]
 Params = Annotated[
     str | None, typer.Option("--params", help="Parameters that move: head, all or layer:NAME,...")

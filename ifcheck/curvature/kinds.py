@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from ifcheck.registry import Registry
 class Curvature(Protocol):
     """An entry of `CURVATURES`: from a network's training rows to an operator (P, P)."""
 
+    of_linear_outputs: ClassVar[bool]  # whether it is the Hessian where outputs are linear
+
     def operator(self, rows: TrainingRows) -> HessianOperator:
         """Return the matrix of the mean data loss, without regulariser."""
 
@@ -28,6 +30,8 @@ CURVATURES: Registry[Curvature] = Registry("curvature")
 @dataclass(frozen=True)
 class Hessian:
     """The Hessian itself; indefinite for networks, positive semidefinite for plain heads."""
+
+    of_linear_outputs: ClassVar[bool] = True
 
     def operator(self, rows: TrainingRows) -> HessianOperator:
         size = len(rows.parameters)
@@ -43,6 +47,8 @@ class GeneralizedGaussNewton:
     plain head is its Hessian. For softmax outputs it is the Fisher information.
     """
 
+    of_linear_outputs: ClassVar[bool] = True
+
     def operator(self, rows: TrainingRows) -> HessianOperator:
         size = len(rows.parameters)
         return HessianOperator(size, rows.gauss_newton_product, rows.gauss_newton, rows.device)
@@ -56,6 +62,8 @@ class EmpiricalFisher:
     Neither Hessian nor Fisher information (Kunstner et al. 2019), and zero where the network fits
     every row.
     """
+
+    of_linear_outputs: ClassVar[bool] = False
 
     def operator(self, rows: TrainingRows) -> HessianOperator:
         def product(directions: Tensor) -> Tensor:

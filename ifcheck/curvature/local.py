@@ -49,12 +49,13 @@ def local_model(
     """
     layout = Layout.of(network)
     positions = layout.positions(selection)
+    kind = CURVATURES.create(curvature)
     rows: TrainingRows
     row_curvature = None
     if bool(torch.isin(positions, layout.positions("head")).all()):
         head = rows = HeadRows.of(network, objective, selection, train)
         test_gradients = head.gradients_of(evaluate(network.features, test[0]), test[1])
-        if isinstance(head.loss, SoftmaxHeadLoss) and curvature != "empirical-fisher":
+        if isinstance(head.loss, SoftmaxHeadLoss) and kind.of_linear_outputs:
 
             def row_curvature() -> RowCurvature:
                 return RowCurvature.of(head.flat, head.features, head.targets, head.within)
@@ -64,7 +65,7 @@ def local_model(
         test_gradients = Differentiable(network, objective, selection).row_gradients(*test)
     is_rho = layout.is_rho[positions].to(rows.device)
     return LocalModel(
-        hessian=CURVATURES.create(curvature).operator(rows),
+        hessian=kind.operator(rows),
         rows=rows.count,
         train_products=rows.row_products,
         test_gradients=test_gradients,

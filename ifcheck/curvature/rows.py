@@ -147,7 +147,7 @@ class HeadRows:
             features=evaluate(network.features, train[0]),
             targets=train[1],
             weights=uniform_weights(len(train[1]), train[0].dtype, device),
-            whole=lambda: NetworkRows.of(network, objective, selection, train),
+            whole=functools.cache(lambda: NetworkRows.of(network, objective, selection, train)),
         )
 
     @property

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature.local import LocalModel
+from ifcheck.objective import Objective
+from ifcheck.params import Layout
 from ifcheck.registry import Registry
 from ifcheck.scores.estimators import Estimator
 from ifcheck.solvers import Solution, Spectrum
@@ -25,6 +27,9 @@ class Scores:
 
 class Step(Protocol):
     """An entry of `STEPS`: how the parameters are taken to move when a row leaves."""
+
+    def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
+        """Refuse an estimator that the step is not known for. Raises: UnusableInput."""
 
     def scores(self, model: LocalModel, estimator: Estimator) -> Scores:
         """Predict the change of each test loss if one training row is removed."""

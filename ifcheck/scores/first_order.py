@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ifcheck.curvature.local import LocalModel
+from ifcheck.objective import Objective
+from ifcheck.params import Layout
 from ifcheck.scores.base import STEPS, Scores, remaining_rows
 from ifcheck.scores.estimators import Estimator
 from ifcheck.solvers import SOLVERS
@@ -27,6 +29,9 @@ class FirstOrder:
     The estimator's normalisation must be one that `Objective.normalisation` gives: a Bayesian
     objective keeps 1/n on removal, and its score is the first.
     """
+
+    def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
+        """Everything has a first order."""
 
     def scores(self, model: LocalModel, estimator: Estimator) -> Scores:
         """Raises: Diverged; UnusableInput where the solver needs a matrix that is too large."""

@@ -58,3 +58,8 @@ def relative_residual(residual: Tensor, rhs: Tensor) -> Tensor:
     """Return |residual| / |rhs| of each row; 0 where `rhs` is 0. Shape: (rhs,)."""
     size = rhs.norm(dim=-1)
     return torch.where(size == 0, 0.0, residual.norm(dim=-1) / size)
+
+
+def rounding(size: int, largest: float) -> float:
+    """Return the magnitude up to which an eigenvalue of a matrix cannot be told from zero."""
+    return size * torch.finfo(torch.float64).eps * largest

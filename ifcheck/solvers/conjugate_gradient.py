@@ -11,7 +11,7 @@ from torch import Tensor
 from ifcheck.curvature.extremes import largest_eigenpairs
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
-from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
+from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, rounding
 from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked
 
 # Of the largest curvature met so far: below it a curvature is zero to rounding.
@@ -112,7 +112,7 @@ def _deflation(matrix: Damped, rank: int) -> Callable[[Tensor], Tensor]:
     """
     found = largest_eigenpairs(matrix.linear_operator(), rank, PRECONDITIONER_TOLERANCE)
     values, vectors = (torch.from_numpy(array).to(matrix.operator.device) for array in found)
-    positive = values > 0
+    positive = values > rounding(matrix.operator.size, float(values.abs().max()))
     values, vectors = values[positive], vectors[:, positive]
     if not len(values):
         return _unchanged

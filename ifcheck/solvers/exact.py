@@ -11,7 +11,14 @@ from ifcheck.curvature.extremes import largest_eigenpairs
 from ifcheck.curvature.factors import cholesky_solve
 from ifcheck.curvature.operator import HessianOperator, plus_diagonal
 from ifcheck.errors import Diverged
-from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, relative_residual
+from ifcheck.solvers.base import (
+    SOLVERS,
+    Prepared,
+    Solution,
+    Spectrum,
+    relative_residual,
+    rounding,
+)
 
 # A gradient of a softmax head has no part in the exact null space, and what else is dropped
 # shows in the residual; float64 solves of condition number 1e10 still reach this.
@@ -89,7 +96,7 @@ class Exact:
             if prepared is not None:
                 return prepared
         values, vectors = torch.linalg.eigh(matrix)
-        tolerance = _rounding(len(values), float(values.abs().max()))
+        tolerance = rounding(len(values), float(values.abs().max()))
         damped = values + damping
         return _Eigendecomposition(
             matrix=plus_diagonal(matrix, damping),
@@ -105,27 +112,20 @@ class Exact:
         )
 
 
-def _rounding(size: int, largest: float) -> float:
-    """Return the magnitude up to which an eigenvalue cannot be told from zero."""
-    return size * torch.finfo(torch.float64).eps * largest
-
-
 def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
     """Return the Cholesky factor of a matrix without eigenvalues that exact solves drop, or None.
 
     That of matrix - tolerance I proves it (Sylvester's law of inertia).
     """
     largest = _largest_eigenvalue(HessianOperator.of_matrix(matrix))
-    rounding = _rounding(len(matrix), largest)
-    factor, info = torch.linalg.cholesky_ex(plus_diagonal(matrix, -rounding))
+    least = rounding(len(matrix), largest)
+    factor, info = torch.linalg.cholesky_ex(plus_diagonal(matrix, -least))
     if int(info) > 0:
         return None
     inverse = HessianOperator(
         len(matrix), lambda right: cholesky_solve(factor, right), lambda: factor, matrix.device
     )
-    spectrum = Spectrum(
-        1 / _largest_eigenvalue(inverse) + rounding, largest, null_space=0, negative=0
-    )
+    spectrum = Spectrum(1 / _largest_eigenvalue(inverse) + least, largest, null_space=0, negative=0)
     damped = plus_diagonal(matrix, damping)
     return _Cholesky(damped, torch.linalg.cholesky(damped), spectrum)
 

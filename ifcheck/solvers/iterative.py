@@ -9,8 +9,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from ifcheck.curvature.operator import HessianOperator
-from ifcheck.errors import Diverged
+from ifcheck.curvature.operator import HessianOperator, require_finite
 from ifcheck.solvers.base import Solution, Spectrum, relative_residual
 
 UNKNOWN = Spectrum(smallest=math.nan, largest=math.nan, null_space=-1, negative=-1)
@@ -46,11 +45,8 @@ class Damped:
         return images
 
     def linear_operator(self) -> LinearOperator:
-        """Return the same as scipy sees it, products checked."""
-        operator = HessianOperator(
-            self.operator.size, self.product, self.operator.dense, self.operator.device
-        )
-        return operator.linear_operator()
+        """Return the same as scipy sees it."""
+        return self.operator.plus_identity(self.damping).linear_operator()
 
     def solution(self, x: Tensor, rhs: Tensor, steps: Tensor, stopping: Stopping) -> Solution:
         """Return x (rhs, params) with the residual that it has, whatever a recurrence said."""
@@ -65,15 +61,6 @@ class Damped:
                 f"{stopping.tolerance:.0e} was asked for"
             )
         return Solution(x, relative, steps, converged, reason)
-
-
-def require_finite(values: Tensor, what: str) -> None:
-    """Raises: Diverged where a value is not finite."""
-    if not bool(values.isfinite().all()):
-        raise Diverged(
-            f"{what} is not finite.",
-            remedy="The network has diverged: train it again with a smaller learning rate.",
-        )
 
 
 def checked(rhs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ifcheck.curvature.extremes import largest_eigenpairs
 from ifcheck.curvature.operator import HessianOperator
-from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
+from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, rounding
 from ifcheck.solvers.iterative import Damped, Stopping, checked
 
 
@@ -27,7 +27,8 @@ class _Prepared:
         rhs = checked(rhs)
         within = rhs @ self.vectors
         damped = self.values + self.matrix.damping
-        usable = damped != 0
+        least = rounding(self.matrix.operator.size, float(self.values.abs().max()))
+        usable = damped.abs() > least
         inverse = torch.where(usable, 1 / torch.where(usable, damped, 1.0), 0.0)
         x = (within * inverse) @ self.vectors.mT
         if self.matrix.damping > 0:
@@ -58,9 +59,9 @@ class LowRank:
 
     def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
         """Raises: Diverged where the eigenvalues are not found."""
-        found = largest_eigenpairs(Damped(operator, 0.0).linear_operator(), self.rank, 0.0)
+        found = largest_eigenpairs(operator.linear_operator(), self.rank, 0.0)
         values, vectors = (torch.from_numpy(array).to(operator.device) for array in found)
-        largest = float(values.max()) if len(values) else math.nan
+        largest = float(values.max()) if bool((values > 0).any()) else math.nan
         spectrum = Spectrum(math.nan, largest, null_space=-1, negative=-1)
         stopping = Stopping(self.tolerance)
         return _Prepared(Damped(operator, damping), stopping, values, vectors, spectrum)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ifcheck.curvature.extremes import largest_eigenpairs
+from ifcheck.curvature.extremes import largest_eigenvalue
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
@@ -65,7 +65,8 @@ class _Prepared:
             remedy = "Raise --damping above its magnitude, or use --solver minres or exact."
         else:
             cause = f"an eigenvalue above 2 * scale (curvature {curvature:.3g})"
-            remedy = "Leave influence.solver_options.scale out, or raise it."
+            remedy = "Give a larger scale: --set influence.solver_options.scale="
+            remedy += f"{MARGIN * curvature:.3g}, or leave it out."
         raise Diverged(
             f"LiSSA diverges at scale {self.scale:.3g} and damping {self.matrix.damping:g}: its "
             f"residual grew by {float(growth[worst]) - 1:.1e} in an iteration, by {cause}.",
@@ -89,9 +90,9 @@ class Lissa(Stopping):
 
     That is the Neumann series of the inverse, cut off after `iterations` terms (its depth) or
     where the residual is small enough. It converges where all eigenvalues are in (0, 2 scale), by
-    the factor 1 - smallest / scale in an iteration. Without a `scale` it is 1.05 times the largest
-    eigenvalue, found by Lanczos. Products are with the Hessian of all rows, not of batches: what
-    is left at the end is the series' error, and no sampling.
+    the factor max |1 - eigenvalue / scale| in an iteration. Without a `scale` it is 1.05 times the
+    largest eigenvalue, found by Lanczos. Products are with the Hessian of all rows, not of
+    batches: what is left at the end is the series' error, and no sampling.
     """
 
     iterations: int = 10_000
@@ -106,9 +107,7 @@ class Lissa(Stopping):
         """Raises: Diverged where the largest eigenvalue is not found."""
         largest, scale = math.nan, self.scale
         if scale is None:
-            undamped = Damped(operator, 0.0).linear_operator()
-            values, _ = largest_eigenpairs(undamped, 1, EIGENVALUE_TOLERANCE)
-            largest = float(values[0])
+            largest = largest_eigenvalue(operator.linear_operator(), EIGENVALUE_TOLERANCE)
             scale = MARGIN * abs(largest + damping) or 1.0  # a Hessian of zeros alone
         spectrum = Spectrum(math.nan, largest, null_space=-1, negative=-1)
         return _Prepared(Damped(operator, damping), self, scale, spectrum)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ifcheck.curvature.extremes import outermost_eigenpairs
+from ifcheck.curvature.extremes import end_of_spectrum, largest_eigenpairs
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.objective import Objective
@@ -20,10 +20,10 @@ ARPACK_VECTORS = 20  # that ARPACK holds, at least; it restarts a few times
 @SPECTRA.register("lanczos")
 @dataclass(frozen=True)
 class Lanczos:
-    """Lanczos with implicit restarts (Lehoucq et al. 1998), by scipy: both ends, with residuals.
+    """Lanczos with implicit restarts (Lehoucq et al. 1998), by scipy, from products alone.
 
-    Finds the largest and the smallest eigenvalues, so that those of largest magnitude are among
-    them, from products with the Hessian alone. `tolerance` is of the eigenvalues, relative.
+    Finds the eigenvalues of largest magnitude to `tolerance`, relative, with their residuals, and
+    the other end of the spectrum to 1e-4 of the largest magnitude; nan if that is not found.
     """
 
     tolerance: float = 1e-8
@@ -50,14 +50,21 @@ class Lanczos:
                 "parameters has.",
                 remedy=f"Ask for at most {operator.size}.",
             )
-        found = outermost_eigenpairs(operator.linear_operator(), top, self.tolerance)
+        linear = operator.linear_operator()
+        found = largest_eigenpairs(linear, top, self.tolerance)
         values, vectors = (torch.from_numpy(array).to(operator.device) for array in found)
-        order = values.abs().argsort(descending=True)[:top]
-        kept = vectors[:, order].mT
-        difference = operator.product(kept) - values[order, None] * kept
+        order = values.abs().argsort(descending=True)
+        values, kept = values[order], vectors[:, order].mT
+        difference = operator.product(kept) - values[:, None] * kept
+        magnitude = float(values[0].abs())
+        # An end whose sign is among the values of largest magnitude is there itself.
         return Eigenvalues(
-            values=values[order],
-            rel_residual=difference.norm(dim=1) / values[order].abs(),
-            smallest=float(values.min()),
-            largest=float(values.max()),
+            values=values,
+            rel_residual=difference.norm(dim=1) / values.abs(),
+            smallest=float(values.min())
+            if bool((values < 0).any())
+            else end_of_spectrum(linear, -1.0, magnitude),
+            largest=float(values.max())
+            if bool((values > 0).any())
+            else end_of_spectrum(linear, 1.0, magnitude),
         )

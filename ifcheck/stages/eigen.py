@@ -99,8 +99,10 @@ def _density(
     for name, pairs in {
         "density": [each.density(grid, width) for each in found],
         "trace": [each.trace() for each in found],
-        "negative_share": [each.negative_share() for each in found],
     }.items():
         both = np.array(pairs)  # (S, 2, ...)
         arrays[name], arrays[f"{name}_error"] = both[:, 0], both[:, 1]
+    shares = np.array([each.negative_share() for each in found])
+    for place, name in enumerate(("low", "high", "error")):
+        arrays[f"negative_share_{name}"] = shares[:, place]
     return arrays

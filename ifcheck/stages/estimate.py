@@ -149,7 +149,8 @@ def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:
         scale = len(config.train.seeds) / len(few)
         small = network_layout(make_setup(config)).size <= MAX_DENSE_PARAMETERS
         for method in [config.eigen.method, *(["dense"] if small else [])]:
-            part = replace_section(config, "eigen", method=method)
+            density = config.eigen.density and method == config.eigen.method
+            part = replace_section(config, "eigen", method=method, density=density)
             seconds = _timed(eigen, part, few, folder / f"eigen-{method}.npz")
             estimate.add("eigen", seconds * scale, times)
         records = folder / "evaluation.json"

@@ -108,7 +108,10 @@ def _add(found: Forecast, setup: Setup) -> None:
             once = features + head * _newton_hessians(setup, network, rows, removals + 1)
         found.add(f"retrain {truth}", seeds * rows * once)
     products = SPECTRA.create(config.eigen.method).products(network_layout(setup).size)
-    eigen = config.eigen.top * products * sample.hessian_product()
+    products *= config.eigen.top
+    if config.eigen.density:
+        products += config.eigen.density_probes * config.eigen.density_steps
+    eigen = products * sample.hessian_product()
     found.add("eigen", seeds * rows * eigen)
     found.memory_bytes = max(found.memory_bytes, _memory(setup, network, rows, removals))
 

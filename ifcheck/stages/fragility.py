@@ -30,7 +30,7 @@ from ifcheck.stages.cells import (
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.forecast import forecast
-from ifcheck.stages.influence import influence
+from ifcheck.stages.influence import check_estimator, influence
 from ifcheck.stages.reporting import Prefixed, Reporter, Silent
 from ifcheck.stages.resume import claim_study, reusable, reusable_training
 from ifcheck.stages.retrain import check_retraining, retrain, with_trajectory, with_truth
@@ -141,7 +141,7 @@ def check_study(config: Config) -> list[Cell]:
             part = replace_section(cell.config, "influence", estimator=name)
             setup = make_setup(part)
             layout = network_layout(setup)
-            layout.positions(setup.estimator.params)
+            check_estimator(setup)
         if config.eigen.top > layout.size:
             raise UnusableInput(
                 f"eigen.top is {config.eigen.top}; {cell.id} has {layout.size} parameters.",
@@ -189,7 +189,9 @@ class _CellFiles:
                 makers.ensure(retrain_name(text), with_truth(config, text)) for text in study.truths
             ],
             eigen=makers.ensure("eigen", config),
-            dense=makers.ensure("eigen-dense", replace_section(config, "eigen", method="dense"))
+            dense=makers.ensure(
+                "eigen-dense", replace_section(config, "eigen", method="dense", density=False)
+            )
             if small
             else None,
         )

@@ -14,10 +14,12 @@ from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
 from ifcheck.curvature.local import local_model
 from ifcheck.engines import run_each
-from ifcheck.scores import Scores, influence_scores
+from ifcheck.scores import STEPS, Scores, influence_scores
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
+from ifcheck.stages.setup import Setup
 from ifcheck.stages.stage import stage
+from ifcheck.stages.train import network_layout
 
 
 @stage
@@ -35,6 +37,7 @@ def influence(
     started = time.perf_counter()
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
+    check_estimator(run.setup)
     scores = _score(run, reporter)
     spectra = [score.spectrum for score in scores]
     arrays = {
@@ -57,6 +60,13 @@ def influence(
         **run.setup.environment(started),
     }
     return write_artifact(out, "influence", arrays, meta)
+
+
+def check_estimator(setup: Setup) -> None:
+    """Refuse an estimator that does not fit the network. Raises: UnknownName, UnusableInput."""
+    layout = network_layout(setup)
+    layout.positions(setup.estimator.params)
+    STEPS.create(setup.estimator.step).check(setup.estimator, layout, setup.objective)
 
 
 def _score(run: Run, reporter: Reporter) -> list[Scores]:

@@ -21,7 +21,7 @@ def test_it_writes_scores_and_says_what_they_are(run_folder, succeed, tmp_path):
     out = tmp_path / "scores.npz"
     shown = succeed("influence", run_folder, "--estimator", "paper", "--out", out).stdout
     assert "scores of 149 rows, 2 networks, estimator paper" in shown
-    assert "Hessian of the data, damping 0.01, normalisation n" in shown
+    assert "hessian of the data, damping 0.01, normalisation n" in shown
     assert "positive: removal hurts" in shown
     with np.load(out) as file:
         assert file["scores"].shape == (2, 1, 149)
@@ -54,7 +54,7 @@ def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
 def test_a_solver_that_does_not_look_for_eigenvalues_shows_none(run_folder, succeed, tmp_path):
     flags = ("--solver", "cg", "--damping", 1, "--out", tmp_path / "new.npz")
     shown = succeed("influence", run_folder, *flags).stdout
-    assert "not looked for by --solver cg" in shown
+    assert "not all looked for by --solver cg" in shown
     assert "nan" not in shown
     assert "null space" not in shown
 
@@ -64,6 +64,13 @@ def test_what_did_not_converge_is_shown_with_its_reason(run_folder, succeed, tmp
     shown = succeed("influence", run_folder, *flags, "--out", tmp_path / "new.npz").stdout
     assert "0% converged, 2 iterations at most" in shown
     assert "after 2 iterations; 1e-06 was asked for" in shown
+
+
+def test_an_option_of_a_solver_can_be_set(run_folder, succeed, tmp_path):
+    flags = ("--solver", "cg", "--damping", 1, "--set", "influence.solver_options.tolerance=1e-8")
+    result = succeed("influence", run_folder, *flags, "--json", "--out", tmp_path / "new.npz")
+    settings = json.loads(result.stdout)["meta"]["config"]["influence"]
+    assert settings["solver_options"]["tolerance"] == 1e-8
 
 
 def test_an_own_model_is_described_by_flags(run_folder, own_model, succeed, tmp_path):

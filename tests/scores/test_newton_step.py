@@ -147,6 +147,34 @@ def test_parameters_below_the_head_are_refused(selection):
     assert "--params head" in raised.value.remedy
 
 
+def test_a_singular_hessian_is_solved_in_its_range_and_said_to_be():
+    """Without weight decay one vector added to every class's weights changes nothing."""
+    problem = synthetic()
+    found = problem.scores("newton-step", hessian="data", normalisation="n")
+    train, test = problem.gradients()
+    rows = len(train)
+    for row in (0, 7, 24):
+        weights = weights_without(row, rows, "n")
+        matrix = oracles.head_hessian(problem.theta, *problem.rows, weights, 0.0)
+        inverse = np.linalg.pinv(matrix, rcond=1e-12, hermitian=True)
+        expected = test @ inverse @ train[row] / rows
+        assert_allclose(found.values[:, row], expected, rtol=1e-7)
+    assert found.solution.converged.all()
+    assert found.solution.rel_residual.max() < 1e-8
+    assert found.solution.reason == ""
+    assert found.spectrum.null_space == 5
+
+
+def test_rows_that_take_all_curvature_of_a_direction_have_no_score():
+    """Three rows for twelve directions: without one of them two are left to hold its own."""
+    problem = synthetic(rows=3)
+    found = problem.scores("newton-step", hessian="data", normalisation="n")
+    assert found.values.isnan().all()
+    assert "3 rows whose removal leaves a singular Hessian have no score" in found.solution.reason
+    some = problem.scores("newton-step", hessian="data", normalisation="n", damping=0.1)
+    assert some.values.isfinite().all()
+
+
 def test_forms_are_those_of_kronecker_products():
     random = np.random.default_rng(1)
     features, labels = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 3

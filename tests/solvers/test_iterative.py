@@ -247,3 +247,39 @@ def test_an_eigenvalue_that_damping_cancels_is_left_out():
     assert solution.x.tolist() == [[0, 0, 0]]
     assert_allclose(solution.rel_residual, [1])
     assert not solution.converged.any()
+
+
+def low_rank(size: int, rank: int) -> np.ndarray:
+    """Eigenvalues of 1 and less, and zeros to rounding."""
+    random = np.random.default_rng(size)
+    factor = random.normal(size=(size, rank))
+    return factor @ factor.T / size
+
+
+@pytest.mark.parametrize(("size", "rank"), [(18, 5), (300, 20)])
+def test_directions_that_are_zero_to_rounding_are_left_out(size, rank):
+    matrix = low_rank(size, rank)
+    rhs = right_hand_sides(2, size)
+    solution = solve("lanczos", matrix, rhs, rank=50)
+    expected = rhs @ np.linalg.pinv(matrix, rcond=1e-10, hermitian=True)
+    assert_allclose(solution.x, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("preconditioner", [0, 3, 20])
+def test_a_preconditioner_of_more_than_the_rank_solves_in_the_range(preconditioner):
+    matrix = low_rank(40, 5)
+    rhs = right_hand_sides(2, 40) @ matrix
+    solution = solve("cg", matrix, rhs, preconditioner=preconditioner)
+    assert solution.converged.all()
+    assert_allclose(solution.x @ torch.from_numpy(matrix), rhs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "damping"), [((-5, 4.9), 6.0), ((-6, 5, 1), 6.001), ((-70, -3, 0, 2), 71.0)]
+)
+def test_lissa_solves_what_damping_makes_definite(values, damping):
+    matrix, rhs = with_eigenvalues(*values), right_hand_sides(2, len(values))
+    solution = solve("lissa", matrix, rhs, damping, iterations=500_000, tolerance=1e-8)
+    expected = np.linalg.solve(matrix + damping * np.eye(len(values)), rhs.T).T
+    assert_allclose(solution.x, expected, rtol=1e-4)
+    assert SOLVERS.create("lissa").prepare(by_products(matrix), damping).spectrum.largest >= 0

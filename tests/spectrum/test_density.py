@@ -33,7 +33,7 @@ def found(matrix: np.ndarray = MATRIX, probes: int = 6, steps: int = 80, seed: i
 
 def signs(probes: int, seed: int, size: int = SIZE) -> np.ndarray:
     generator = torch.Generator().manual_seed(provenance.named_seed(seed, "density"))
-    drawn = torch.randint(0, 2, (probes, size), generator=generator)
+    drawn = torch.randint(0, 2, (probes, size), generator=generator, dtype=torch.int8)
     return (2 * drawn.numpy() - 1) / np.sqrt(size)
 
 
@@ -70,9 +70,22 @@ def test_trace_and_negative_share_are_estimated_with_their_errors():
     of_probes = SIZE * exactly(lambda values: values, 400)
     assert trace == pytest.approx(of_probes.mean())
     assert error == pytest.approx(of_probes.std(ddof=1) / 20)
-    share, error = result.negative_share()
-    assert abs(share - 3 / SIZE) < 4 * error
-    assert 0 < error < 0.01
+    low, high, error = result.negative_share()
+    assert low - 4 * error < 3 / SIZE < high + 4 * error
+    assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20, 40])
+@pytest.mark.parametrize("zeros", [0, 100, 380])
+def test_bounds_of_the_negative_share_hold_where_eigenvalues_crowd_at_zero(steps, zeros):
+    """400 eigenvalues and few steps: the nodes stand for many, some of either sign."""
+    random = np.random.default_rng(zeros)
+    crowd = 1e-3 * random.normal(size=400 - zeros - 10)
+    values = np.concatenate([crowd, np.zeros(zeros), np.geomspace(0.1, 5, 10)])
+    low, high, error = found(np.diag(values), probes=30, steps=steps).negative_share()
+    true = (values < -5e-6).mean()
+    assert low - 4 * error - 1e-9 <= true <= high + 4 * error + 1e-9
+    assert 0 <= low <= high <= 1
 
 
 def test_a_single_probe_has_no_error():

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.sparse.linalg import ArpackNoConvergence
 from torch import nn
 
 from ifcheck import provenance
-from ifcheck.errors import UnusableInput
+from ifcheck.curvature.extremes import end_of_spectrum, largest_eigenpairs
+from ifcheck.curvature.operator import HessianOperator
+from ifcheck.errors import Diverged, UnusableInput
 from ifcheck.models import MLP
 from ifcheck.objective import Objective
 from ifcheck.params import load_flat
@@ -128,9 +131,52 @@ def test_lanczos_finds_both_ends_and_what_is_largest_in_magnitude(case, top):
     values = np.linalg.eigvalsh(matrix)
     atol = 1e-7 * np.abs(values).max() + 1e-7
     assert_allclose(found.values, by_magnitude(values)[:top], atol=atol)
-    assert found.smallest == pytest.approx(values[0], abs=atol)
-    assert found.largest == pytest.approx(values[-1], abs=atol)
+    end = 1e-4 * np.abs(values).max()
+    assert found.smallest == pytest.approx(values[0], abs=end)
+    assert found.largest == pytest.approx(values[-1], abs=end)
     assert found.rel_residual.max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.concatenate([np.zeros(550), np.geomspace(1e-2, 3, 50)]),
+        np.geomspace(1e-12, 10, 200),
+        -np.geomspace(1e-12, 10, 200),
+    ],
+)
+def test_lanczos_does_not_tell_apart_what_crowds_at_zero(values):
+    random = np.random.default_rng(0)
+    vectors, _ = np.linalg.qr(random.normal(size=(len(values), len(values))))
+    matrix, calls = torch.from_numpy((vectors * values) @ vectors.T), []
+
+    def product(directions: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return directions @ matrix
+
+    operator = HessianOperator(len(values), product, lambda: matrix).linear_operator()
+    sign = 1.0 if values.max() > 1 else -1.0
+    (found,), _ = largest_eigenpairs(operator, 1, 1e-8)
+    assert found == pytest.approx(sign * np.abs(values).max(), rel=1e-8)
+    other = end_of_spectrum(operator, -sign, abs(found))
+    assert other == pytest.approx(0, abs=1e-4 * abs(found))
+    assert len(calls) < 2_000
+
+
+def test_an_end_that_is_not_found_is_not_known(monkeypatch):
+    def lost(*_, **__):
+        raise ArpackNoConvergence("%s", np.zeros(0), np.zeros((0, 0)))
+
+    monkeypatch.setattr("ifcheck.curvature.extremes.eigsh", lost)
+    operator = HessianOperator.of_matrix(torch.eye(9, dtype=torch.float64)).linear_operator()
+    assert math.isnan(end_of_spectrum(operator, -1.0, 2.0))
+
+
+def test_a_network_that_is_not_finite_is_refused():
+    problem, _ = ordinary()
+    broken = problem._replace(flat=np.full_like(problem.flat, np.nan))
+    with pytest.raises(Diverged, match="not finite"):
+        broken.eigenvalues("lanczos", top=1)
 
 
 def test_lanczos_refuses_more_values_than_there_are():

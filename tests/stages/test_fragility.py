@@ -527,6 +527,7 @@ def test_unknown_names_are_refused_before_anything_is_written(flags, message, ti
         ({"study.sizes": [{"depth": -1}]}, "depth is -1"),
         ({"study.sizes": [{"width": "0"}]}, "width is 0"),
         ({"study.sizes": [{"width": "8..5"}]}, "names no size"),
+        ({"study.estimators": "newton-step", "study.variants": "l2,bnn"}, "--step newton"),
         ({"study.truths": "warm:layer"}, "expected head or all"),
         ({"retrain.removals": "nonsense"}, "expected top-loss:K"),
         ({"retrain.removals": "top-loss:1000"}, "1000 rows"),

@@ -77,9 +77,12 @@ def _of_all(artifact: Artifact) -> dict[str, str]:
     """Return what the density says of all eigenvalues, in the median over networks."""
     from ifcheck.cli.summaries import median
 
-    said = {"sum of all": "trace", "negative ones, as a share": "negative_share"}
+    low, high, error = (
+        median(artifact[f"negative_share_{name}"]) for name in ("low", "high", "error")
+    )
     return {
-        label: f"{median(artifact[name])} ± {median(artifact[name + '_error'])} "
-        "(median, standard error over probes)"
-        for label, name in said.items()
+        "sum of all": f"{median(artifact['trace'])} ± {median(artifact['trace_error'])} "
+        "(median, standard error)",
+        "negative ones, as a share": f"{low} to {high} (medians of bounds), ± {error} "
+        "(standard error)",
     }

@@ -81,7 +81,7 @@ def _show(session: Session, artifact: Artifact) -> None:
         terminal.show_json(artifact_record(artifact))
         return
     settings = artifact.meta["config"]["influence"]
-    spectrum = {"Hessian eigenvalues": f"not looked for by --solver {settings['solver']}"}
+    spectrum = {"Hessian eigenvalues": f"not all looked for by --solver {settings['solver']}"}
     if (artifact["null_space"] >= 0).all():
         spectrum = {
             "Hessian eigenvalues": f"{artifact['hessian_min'].min():.3g} to "
@@ -100,8 +100,9 @@ def _show(session: Session, artifact: Artifact) -> None:
         f"scores of {len(artifact['train_ids'])} rows, {len(artifact['seeds'])} networks, "
         f"estimator {settings['estimator']}",
         {
-            "parameters": f"{settings['params']}; Hessian of the {settings['hessian']}, "
-            f"damping {settings['damping']:g}, normalisation {settings['normalisation']}",
+            "parameters": f"{settings['params']}; {settings['curvature']} of the "
+            f"{settings['hessian']}, damping {settings['damping']:g}, normalisation "
+            f"{settings['normalisation']}, step {settings['step']}",
             "score": f"{extreme(artifact['scores'])} nats (positive: removal hurts)",
             **spectrum,
             "residual of the solve": residual,

@@ -137,7 +137,7 @@ def test_revision_changes_with_a_line_of_code(revision_of_copy):
 
 def test_revision_changes_with_the_name_of_a_module(revision_of_copy):
     copy, revision = revision_of_copy
-    (copy / "scores.py").rename(copy / "score.py")
+    (copy / "registry.py").rename(copy / "register.py")
     assert revision() != code_revision()
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifcheck.curvature.dense import Differentiable
 from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.curvature.kinds import CURVATURES
 from ifcheck.curvature.operator import HessianOperator
@@ -61,8 +60,8 @@ def local_model(
                 return RowCurvature.of(head.flat, head.features, head.targets, head.within)
 
     else:
-        rows = NetworkRows.of(network, objective, selection, train)
-        test_gradients = Differentiable(network, objective, selection).row_gradients(*test)
+        whole = rows = NetworkRows.of(network, objective, selection, train)
+        test_gradients = whole.model.row_gradients(*test)
     is_rho = layout.is_rho[positions].to(rows.device)
     return LocalModel(
         hessian=kind.operator(rows),

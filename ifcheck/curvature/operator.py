@@ -37,21 +37,12 @@ class HessianOperator:
             len(matrix), lambda directions: directions @ matrix, lambda: matrix, matrix.device
         )
 
-    def plus_diagonal(self, diagonal: Tensor) -> HessianOperator:
+    def plus_diagonal(self, diagonal: Tensor | float) -> HessianOperator:
         """Return the operator of H + diag(diagonal)."""
         return HessianOperator(
             self.size,
             lambda directions: self.product(directions) + diagonal * directions,
             lambda: plus_diagonal(self.dense(), diagonal),
-            self.device,
-        )
-
-    def plus_identity(self, damping: float) -> HessianOperator:
-        """Return the operator of H + damping I."""
-        return HessianOperator(
-            self.size,
-            lambda directions: self.product(directions) + damping * directions,
-            lambda: plus_diagonal(self.dense(), damping),
             self.device,
         )
 

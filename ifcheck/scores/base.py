@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature.local import LocalModel
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
 from ifcheck.registry import Registry
 from ifcheck.scores.estimators import Estimator
-from ifcheck.solvers import Solution, Spectrum
+from ifcheck.solvers import SOLVERS, Prepared, Solution, Spectrum
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,29 @@ def remaining_rows(model: LocalModel, estimator: Estimator) -> float:
     if estimator.normalisation == "n":
         return model.rows
     return model.rows - 1 if model.rows > 1 else torch.nan
+
+
+def prepare(operator: HessianOperator, estimator: Estimator) -> Prepared:
+    """Make the estimator's solver ready for an operator and the estimator's damping."""
+    solver = SOLVERS.create(estimator.solver, estimator.solver_options)
+    return solver.prepare(operator, estimator.damping)
+
+
+def regularised(
+    operator: HessianOperator, model: LocalModel, estimator: Estimator
+) -> HessianOperator:
+    """Return the data's curvature with the regulariser's, where the estimator takes it."""
+    if estimator.hessian == "objective":
+        return operator.plus_diagonal(model.regulariser_curvature)
+    return operator
+
+
+def row_products(model: LocalModel, estimator: Estimator, solved: Tensor) -> Tensor:
+    """Return x^T g_i, or x^T (g_i + grad Omega) for n - 1, of solved x (tests, params).
+
+    Shape: (tests, rows).
+    """
+    products = model.train_products(solved)
+    if estimator.normalisation == "n-1":
+        products = products + (solved @ model.regulariser_gradient)[:, None]
+    return products

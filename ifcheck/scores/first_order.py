@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from ifcheck.curvature.local import LocalModel
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
-from ifcheck.scores.base import STEPS, Scores, remaining_rows
+from ifcheck.scores.base import (
+    STEPS,
+    Scores,
+    prepare,
+    regularised,
+    remaining_rows,
+    row_products,
+)
 from ifcheck.scores.estimators import Estimator
-from ifcheck.solvers import SOLVERS
 
 
 @STEPS.register("first-order")
@@ -35,14 +41,8 @@ class FirstOrder:
 
     def scores(self, model: LocalModel, estimator: Estimator) -> Scores:
         """Raises: Diverged; UnusableInput where the solver needs a matrix that is too large."""
-        operator = model.hessian
-        if estimator.hessian == "objective":
-            operator = operator.plus_diagonal(model.regulariser_curvature)
-        solver = SOLVERS.create(estimator.solver, estimator.solver_options)
-        prepared = solver.prepare(operator, estimator.damping)
+        prepared = prepare(regularised(model.hessian, model, estimator), estimator)
         solution = prepared.solve(model.test_gradients)
-        products = model.train_products(solution.x)
-        if estimator.normalisation == "n-1":
-            products = products + (solution.x @ model.regulariser_gradient)[:, None]
+        products = row_products(model, estimator, solution.x)
         values = products / remaining_rows(model, estimator)
         return Scores(values=values, solution=solution, spectrum=prepared.spectrum)

@@ -14,10 +14,17 @@ from ifcheck.curvature.operator import BYTES, HessianOperator, require_memory
 from ifcheck.errors import UnusableInput
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
-from ifcheck.scores.base import STEPS, Scores, remaining_rows
+from ifcheck.scores.base import (
+    STEPS,
+    Scores,
+    prepare,
+    regularised,
+    remaining_rows,
+    row_products,
+)
 from ifcheck.scores.estimators import Estimator
 from ifcheck.scores.first_order import FirstOrder
-from ifcheck.solvers import SOLVERS, Solution
+from ifcheck.solvers import Solution
 from ifcheck.solvers.base import relative_residual
 
 DENSE_COPIES = 7  # of the matrix that are alive together: measured 6.5
@@ -62,21 +69,17 @@ class NewtonStep:
             f"the inverse Hessian of {size:,} parameters takes",
             remedy="Use --step first-order.",
         )
-        operator = model.hessian.times(model.rows / left)
-        if estimator.hessian == "objective":
-            operator = operator.plus_diagonal(model.regulariser_curvature)
-        solver = SOLVERS.create(estimator.solver, estimator.solver_options)
-        prepared = solver.prepare(operator, estimator.damping)
+        operator = regularised(model.hessian.times(model.rows / left), model, estimator)
+        prepared = prepare(operator, estimator)
         solution = prepared.solve(model.test_gradients)
         identity = torch.eye(size, dtype=torch.float64, device=operator.device)
         inverse = prepared.solve(identity).x
-        solution = _certified(solution, inverse, operator.plus_identity(estimator.damping))
+        solution = _certified(solution, inverse, operator.plus_diagonal(estimator.damping))
 
-        products = model.train_products(solution.x)
+        products = row_products(model, estimator, solution.x)
         forms = own.forms(inverse)
         right = torch.einsum("nab,nb->na", forms, own.residual)
         if estimator.normalisation == "n-1":
-            products = products + (solution.x @ model.regulariser_gradient)[:, None]
             right = right + own.products((inverse @ model.regulariser_gradient)[None])[0]
         factors = own.factors()
         reduced = left * torch.eye(own.classes).to(forms) - factors.mT @ forms @ factors

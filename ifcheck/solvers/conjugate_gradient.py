@@ -12,7 +12,7 @@ from ifcheck.curvature.extremes import largest_eigenpairs
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, rounding
-from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked
+from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked, require_whole
 
 # Of the largest curvature met so far: below it a curvature is zero to rounding.
 ROUNDING = 1e-12
@@ -88,10 +88,7 @@ class ConjugateGradient(Stopping):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.preconditioner, bool) or not isinstance(self.preconditioner, int):
-            raise TypeError(f"preconditioner is {self.preconditioner!r}; expected a whole number")
-        if self.preconditioner < 0:
-            raise ValueError(f"preconditioner is {self.preconditioner}; expected at least 0")
+        require_whole("preconditioner", self.preconditioner, 0)
 
     def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
         """Raises: Diverged where the preconditioner's eigenvalues are not found."""

@@ -25,10 +25,7 @@ class Stopping:
     def __post_init__(self) -> None:
         if not self.tolerance > 0:
             raise ValueError(f"tolerance is {self.tolerance!r}; expected a positive number")
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int):
-            raise TypeError(f"iterations is {self.iterations!r}; expected a whole number")
-        if self.iterations < 1:
-            raise ValueError(f"iterations is {self.iterations}; expected at least 1")
+        require_whole("iterations", self.iterations, 1)
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Damped:
 
     def linear_operator(self) -> LinearOperator:
         """Return the same as scipy sees it."""
-        return self.operator.plus_identity(self.damping).linear_operator()
+        return self.operator.plus_diagonal(self.damping).linear_operator()
 
     def solution(self, x: Tensor, rhs: Tensor, steps: Tensor, stopping: Stopping) -> Solution:
         """Return x (rhs, params) with the residual that it has, whatever a recurrence said."""
@@ -67,3 +64,11 @@ def checked(rhs: Tensor) -> Tensor:
     """Return right-hand sides in float64. Raises: Diverged where one is not finite."""
     require_finite(rhs, "a gradient of a test point")
     return rhs.to(torch.float64)
+
+
+def require_whole(name: str, value: object, least: int) -> None:
+    """Raises: TypeError, ValueError for an option that is not a whole number of at least that."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; expected a whole number")
+    if value < least:
+        raise ValueError(f"{name} is {value}; expected at least {least}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from ifcheck.curvature.extremes import largest_eigenpairs
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, rounding
-from ifcheck.solvers.iterative import Damped, Stopping, checked
+from ifcheck.solvers.iterative import Damped, Stopping, checked, require_whole
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ class LowRank:
     tolerance: float = 1e-6  # of the residual, from which the solution counts as one
 
     def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int):
-            raise TypeError(f"rank is {self.rank!r}; expected a whole number")
-        if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; expected at least 1")
+        require_whole("rank", self.rank, 1)
         Stopping(self.tolerance)  # which checks it
 
     def prepare(self, operator: HessianOperator, damping: float) -> Prepared:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.curvature.rows import NetworkRows
+from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
@@ -47,6 +48,15 @@ class SpectrumMethod(Protocol):
 
         The Hessian is that of the mean data loss, plus that of the regulariser if asked.
         """
+
+
+def require_as_many(top: int, size: int) -> None:
+    """Refuse more values than a network has parameters. Raises: UnusableInput."""
+    if top > size:
+        raise UnusableInput(
+            f"--top {top} asks for more eigenvalues than a network of {size} parameters has.",
+            remedy=f"Ask for at most {size}.",
+        )
 
 
 def network_hessian(

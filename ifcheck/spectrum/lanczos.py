@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature.extremes import end_of_spectrum, largest_eigenpairs
-from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.objective import Objective
-from ifcheck.spectrum.base import SPECTRA, Eigenvalues, network_hessian
+from ifcheck.spectrum.base import SPECTRA, Eigenvalues, network_hessian, require_as_many
 
 ARPACK_VECTORS = 20  # that ARPACK holds, at least; it restarts a few times
 
@@ -44,12 +43,7 @@ class Lanczos:
     ) -> Eigenvalues:
         """Raises: UnusableInput for more values than there are; Diverged where not found."""
         operator = network_hessian(network, objective, train, with_regulariser)
-        if top > operator.size:
-            raise UnusableInput(
-                f"--top {top} asks for more eigenvalues than a network of {operator.size} "
-                "parameters has.",
-                remedy=f"Ask for at most {operator.size}.",
-            )
+        require_as_many(top, operator.size)
         linear = operator.linear_operator()
         found = largest_eigenpairs(linear, top, self.tolerance)
         values, vectors = (torch.from_numpy(array).to(operator.device) for array in found)

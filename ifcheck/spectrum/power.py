@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck import provenance
-from ifcheck.errors import UnusableInput
 from ifcheck.models import Network, rows_at_once
 from ifcheck.objective import Objective, uniform_weights
 from ifcheck.params import Layout
-from ifcheck.spectrum.base import SPECTRA, Eigenvalues
+from ifcheck.spectrum.base import SPECTRA, Eigenvalues, require_as_many
 
 
 @SPECTRA.register("power")
@@ -52,11 +51,7 @@ class PowerIteration:
     ) -> Eigenvalues:
         inputs = train[0]
         size = sum(parameter.numel() for parameter in network.parameters())
-        if top > size:
-            raise UnusableInput(
-                f"--top {top} asks for more eigenvalues than a network of {size} parameters has.",
-                remedy=f"Ask for at most {size}.",
-            )
+        require_as_many(top, size)
         # PyHessian switches its model to eval mode and works on its `.grad`: it gets a copy.
         model = copy.deepcopy(network)
         is_rho = Layout.of(network).is_rho.to(inputs.device)

@@ -141,7 +141,7 @@ def check_study(config: Config) -> list[Cell]:
             part = replace_section(cell.config, "influence", estimator=name)
             setup = make_setup(part)
             layout = network_layout(setup)
-            check_estimator(setup)
+            check_estimator(setup, layout)
         if config.eigen.top > layout.size:
             raise UnusableInput(
                 f"eigen.top is {config.eigen.top}; {cell.id} has {layout.size} parameters.",

@@ -14,12 +14,12 @@ from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
 from ifcheck.curvature.local import local_model
 from ifcheck.engines import run_each
+from ifcheck.params import Layout
 from ifcheck.scores import STEPS, Scores, influence_scores
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
 from ifcheck.stages.setup import Setup
 from ifcheck.stages.stage import stage
-from ifcheck.stages.train import network_layout
 
 
 @stage
@@ -37,7 +37,7 @@ def influence(
     started = time.perf_counter()
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
-    check_estimator(run.setup)
+    check_estimator(run.setup, Layout.of(run.networks[0]))
     scores = _score(run, reporter)
     spectra = [score.spectrum for score in scores]
     arrays = {
@@ -62,9 +62,8 @@ def influence(
     return write_artifact(out, "influence", arrays, meta)
 
 
-def check_estimator(setup: Setup) -> None:
+def check_estimator(setup: Setup, layout: Layout) -> None:
     """Refuse an estimator that does not fit the network. Raises: UnknownName, UnusableInput."""
-    layout = network_layout(setup)
     layout.positions(setup.estimator.params)
     STEPS.create(setup.estimator.step).check(setup.estimator, layout, setup.objective)
 

@@ -65,14 +65,14 @@ def network_hessian(
     train: tuple[Tensor, Tensor],
     with_regulariser: bool,
 ) -> HessianOperator:
-    """Return the Hessian over all parameters, in float64 by products in the network's type."""
+    """Return the Hessian over all parameters; the matrix stays in the network's type."""
     rows = NetworkRows.of(network, objective, "all", train)
     at = rows.parameters
 
     def product(directions: Tensor) -> Tensor:
         return rows.hessian_product(directions.to(at.dtype)).double()
 
-    operator = HessianOperator(len(at), product, lambda: rows.hessian().double(), rows.device)
+    operator = HessianOperator(len(at), product, rows.hessian, rows.device)
     if not with_regulariser:
         return operator
     is_rho = Layout.of(network).is_rho.to(at.device)

@@ -8,12 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS, Differentiable
+from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
-from ifcheck.objective import Objective, uniform_weights
-from ifcheck.params import Layout
-from ifcheck.spectrum.base import SPECTRA, Eigenvalues
+from ifcheck.objective import Objective
+from ifcheck.spectrum.base import SPECTRA, Eigenvalues, network_hessian
 
 
 @SPECTRA.register("dense")
@@ -37,19 +36,15 @@ class Dense:
         seed: int,
     ) -> Eigenvalues:
         """Raises: UnusableInput where the network is too large, or has fewer than `top` values."""
-        model = Differentiable(network, objective)
-        size = len(model.parameters)
+        operator = network_hessian(network, objective, train, with_regulariser)
+        size = operator.size
         if size > MAX_DENSE_PARAMETERS or top > size:
             raise UnusableInput(
                 f"--method dense --top {top} got a network of {size:,} parameters; "
                 f"expected at least {top} and at most {MAX_DENSE_PARAMETERS:,}.",
                 remedy="Use --method power, or a smaller --top.",
             )
-        weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
-        matrix = model.hessian(*train, weights)
-        if with_regulariser:
-            is_rho = Layout.of(network).is_rho.to(matrix.device)
-            matrix += torch.diag(objective.regulariser_curvature(model.parameters, is_rho))
+        matrix = operator.dense()
         values, vectors = torch.linalg.eigh(matrix)
         order = values.abs().argsort(descending=True)[:top]
         residuals = (matrix @ vectors[:, order] - values[order] * vectors[:, order]).norm(dim=0)

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -15,7 +16,7 @@ END_TOLERANCE = 5e-5  # of the largest magnitude twice, to which the other end i
 RESTARTS = 300  # some thousands of products; what stands apart takes a few
 
 
-def largest_eigenpairs(operator: LinearOperator, count: int, tolerance: float) -> Pairs:
+def largest_eigenpairs(operator: HessianOperator, count: int, tolerance: float) -> Pairs:
     """Return the eigenvalues of largest magnitude (count,), rising, and vectors (size, count).
 
     `tolerance` is of the eigenvalues, relative; 0 is rounding. All of them where `count` is as
@@ -24,12 +25,12 @@ def largest_eigenpairs(operator: LinearOperator, count: int, tolerance: float) -
     return _eigenpairs(operator, count, tolerance, "LM")
 
 
-def largest_eigenvalue(operator: LinearOperator, tolerance: float) -> float:
+def largest_eigenvalue(operator: HessianOperator, tolerance: float) -> float:
     """Return the largest eigenvalue, which may be negative. Raises: Diverged."""
     return float(_eigenpairs(operator, 1, tolerance, "LA")[0][0])
 
 
-def end_of_spectrum(operator: LinearOperator, sign: float, magnitude: float) -> float:
+def end_of_spectrum(operator: HessianOperator, sign: float, magnitude: float) -> float:
     """Return the largest (sign 1) or smallest (-1) eigenvalue, to 1e-4 of the largest magnitude.
 
     The end is shifted away from zero by that magnitude, so that eigenvalues which crowd at zero,
@@ -37,33 +38,25 @@ def end_of_spectrum(operator: LinearOperator, sign: float, magnitude: float) -> 
     """
     shift = magnitude or 1.0
     try:
-        found = largest_eigenvalue(_shifted(operator, sign, shift), END_TOLERANCE)
+        found = largest_eigenvalue(operator.times(sign).plus_diagonal(shift), END_TOLERANCE)
     except Diverged:
         return math.nan
     return sign * (found - shift)
 
 
-def _shifted(operator: LinearOperator, sign: float, shift: float) -> LinearOperator:
-    """Return sign * operator + shift I."""
-
-    def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        moved: NDArray[np.float64] = sign * operator.matvec(vector) + shift * vector
-        return moved
-
-    return LinearOperator(operator.shape, matvec=product, dtype=np.float64)
-
-
-def _eigenpairs(operator: LinearOperator, count: int, tolerance: float, which: str) -> Pairs:
-    size = operator.shape[0]
+def _eigenpairs(operator: HessianOperator, count: int, tolerance: float, which: str) -> Pairs:
+    size, linear = operator.size, operator.linear_operator()
     if count >= size:
-        return _all_eigenpairs(operator)
+        matrix = linear.matmat(np.eye(size))
+        values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+        return values, vectors
     # The same in every run. Not of ones: these are an eigenvector of every softmax head's Hessian.
     start = np.random.default_rng(0).standard_normal(size)
-    if not operator.matvec(start).any():  # which is to say that it is zero
+    if not linear.matvec(start).any():  # which is to say that it is zero
         return np.zeros(count), np.eye(size, count)
     try:
         values, vectors = eigsh(
-            operator, k=count, which=which, v0=start, tol=tolerance, maxiter=RESTARTS
+            linear, k=count, which=which, v0=start, tol=tolerance, maxiter=RESTARTS
         )
     except ArpackError as error:
         raise Diverged(
@@ -73,9 +66,3 @@ def _eigenpairs(operator: LinearOperator, count: int, tolerance: float, which: s
         ) from error
     order = values.argsort()
     return values[order], vectors[:, order]
-
-
-def _all_eigenpairs(operator: LinearOperator) -> Pairs:
-    matrix = operator.matmat(np.eye(operator.shape[0]))
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return values, vectors

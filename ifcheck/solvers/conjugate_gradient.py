@@ -107,7 +107,9 @@ def _deflation(matrix: Damped, rank: int) -> Callable[[Tensor], Tensor]:
 
     Of those that are positive: a negative one is for the iteration to find.
     """
-    found = largest_eigenpairs(matrix.linear_operator(), rank, PRECONDITIONER_TOLERANCE)
+    found = largest_eigenpairs(
+        matrix.operator.plus_diagonal(matrix.damping), rank, PRECONDITIONER_TOLERANCE
+    )
     values, vectors = (torch.from_numpy(array).to(matrix.operator.device) for array in found)
     positive = values > rounding(matrix.operator.size, float(values.abs().max()))
     values, vectors = values[positive], vectors[:, positive]

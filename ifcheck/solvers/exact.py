@@ -132,5 +132,5 @@ def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
 
 def _largest_eigenvalue(operator: HessianOperator) -> float:
     """Return that of a positive definite operator. Raises: Diverged where it is not found."""
-    values, _ = largest_eigenpairs(operator.linear_operator(), 1, LANCZOS_TOLERANCE)
+    values, _ = largest_eigenpairs(operator, 1, LANCZOS_TOLERANCE)
     return float(values[0])

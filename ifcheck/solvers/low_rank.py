@@ -56,7 +56,7 @@ class LowRank:
 
     def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
         """Raises: Diverged where the eigenvalues are not found."""
-        found = largest_eigenpairs(operator.linear_operator(), self.rank, 0.0)
+        found = largest_eigenpairs(operator, self.rank, 0.0)
         values, vectors = (torch.from_numpy(array).to(operator.device) for array in found)
         largest = float(values.max()) if bool((values > 0).any()) else math.nan
         spectrum = Spectrum(math.nan, largest, null_space=-1, negative=-1)

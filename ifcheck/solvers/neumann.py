@@ -107,7 +107,7 @@ class Lissa(Stopping):
         """Raises: Diverged where the largest eigenvalue is not found."""
         largest, scale = math.nan, self.scale
         if scale is None:
-            largest = largest_eigenvalue(operator.linear_operator(), EIGENVALUE_TOLERANCE)
+            largest = largest_eigenvalue(operator, EIGENVALUE_TOLERANCE)
             scale = MARGIN * abs(largest + damping) or 1.0  # a Hessian of zeros alone
         spectrum = Spectrum(math.nan, largest, null_space=-1, negative=-1)
         return _Prepared(Damped(operator, damping), self, scale, spectrum)

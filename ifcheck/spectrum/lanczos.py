@@ -44,8 +44,7 @@ class Lanczos:
         """Raises: UnusableInput for more values than there are; Diverged where not found."""
         operator = network_hessian(network, objective, train, with_regulariser)
         require_as_many(top, operator.size)
-        linear = operator.linear_operator()
-        found = largest_eigenpairs(linear, top, self.tolerance)
+        found = largest_eigenpairs(operator, top, self.tolerance)
         values, vectors = (torch.from_numpy(array).to(operator.device) for array in found)
         order = values.abs().argsort(descending=True)
         values, kept = values[order], vectors[:, order].mT
@@ -57,8 +56,8 @@ class Lanczos:
             rel_residual=difference.norm(dim=1) / values.abs(),
             smallest=float(values.min())
             if bool((values < 0).any())
-            else end_of_spectrum(linear, -1.0, magnitude),
+            else end_of_spectrum(operator, -1.0, magnitude),
             largest=float(values.max())
             if bool((values > 0).any())
-            else end_of_spectrum(linear, 1.0, magnitude),
+            else end_of_spectrum(operator, 1.0, magnitude),
         )

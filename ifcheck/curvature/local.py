@@ -24,7 +24,9 @@ class LocalModel:
 
     hessian: HessianOperator  # or what stands for it, of the mean data loss, without regulariser
     rows: int  # that were trained on
+    hessian_at: Callable[[Tensor], HessianOperator]  # the same of the rows at some positions
     train_products: Callable[[Tensor], Tensor]  # (D, params) -> (D, rows), see `row_products`
+    train_sums: Callable[[Tensor], Tensor]  # (D, rows) -> (D, params), see `combined_gradients`
     test_gradients: Tensor  # (tests, params)
     regulariser_gradient: Tensor  # (params,)
     regulariser_curvature: Tensor  # (params,) the diagonal of its Hessian, which has no other part
@@ -66,7 +68,9 @@ def local_model(
     return LocalModel(
         hessian=kind.operator(rows),
         rows=rows.count,
+        hessian_at=lambda positions: kind.operator(rows.at(positions)),
         train_products=rows.row_products,
+        train_sums=rows.combined_gradients,
         test_gradients=test_gradients,
         regulariser_gradient=objective.regulariser_gradient(rows.parameters, is_rho),
         regulariser_curvature=objective.regulariser_curvature(rows.parameters, is_rho),

@@ -55,6 +55,15 @@ class HessianOperator:
             self.device,
         )
 
+    def plus(self, other: HessianOperator) -> HessianOperator:
+        """Return the operator of H + other."""
+        return HessianOperator(
+            self.size,
+            lambda directions: self.product(directions) + other.product(directions),
+            lambda: self.dense() + other.dense(),
+            self.device,
+        )
+
     def linear_operator(self) -> LinearOperator:
         """Return the same as scipy sees it, on numpy's arrays of columns (params, D)."""
 

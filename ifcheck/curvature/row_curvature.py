@@ -42,6 +42,11 @@ class RowCurvature:
         roots = self.probabilities.sqrt()
         return torch.diag_embed(roots) - self.probabilities[..., None] * roots[:, None]
 
+    def hessians(self) -> Tensor:
+        """Return B B^T = diag(p) - p p^T of each row. Shape: (rows, classes, classes)."""
+        probabilities = self.probabilities
+        return torch.diag_embed(probabilities) - probabilities[..., None] * probabilities[:, None]
+
     def products(self, vectors: Tensor) -> Tensor:
         """Return (I (x) h~)^T v for vectors v (D, P). Shape: (D, rows, classes)."""
         size = self.classes * (self.features.shape[1] + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -38,6 +38,9 @@ class TrainingRows(Protocol):
     @property
     def device(self) -> torch.device:
         """Where they are."""
+
+    def at(self, positions: Tensor) -> TrainingRows:
+        """Return the rows at some positions alone, whose mean is then taken."""
 
     def hessian_product(self, directions: Tensor) -> Tensor:
         """Return H v for directions v (D, P). Shape: (D, P)."""
@@ -76,8 +79,8 @@ class NetworkRows:
     ) -> NetworkRows:
         """Return the rows `train` (inputs, targets). Raises: UnusableInput for a random network."""
         require_deterministic(network)
-        weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
-        return cls(Differentiable(network, objective, selection), *train, weights)
+        model = Differentiable(network, objective, selection)
+        return cls(model, *train, _equal_shares(train[0]))
 
     @property
     def parameters(self) -> Tensor:
@@ -90,6 +93,10 @@ class NetworkRows:
     @property
     def device(self) -> torch.device:
         return self.inputs.device
+
+    def at(self, positions: Tensor) -> NetworkRows:
+        inputs, targets = self.inputs[positions], self.targets[positions]
+        return NetworkRows(self.model, inputs, targets, _equal_shares(inputs))
 
     @functools.cached_property
     def _hessian_products(self) -> HessianProducts:
@@ -140,13 +147,14 @@ class HeadRows:
         flat = layout.flatten(dict(network.named_parameters())).detach()
         head, device = layout.positions("head"), train[0].device
         within = torch.searchsorted(head, layout.positions(selection)).to(device)
+        features = evaluate(network.features, train[0])
         return cls(
             loss=head_loss(network, objective),
             flat=flat[head.to(device)],
             within=within,
-            features=evaluate(network.features, train[0]),
+            features=features,
             targets=train[1],
-            weights=uniform_weights(len(train[1]), train[0].dtype, device),
+            weights=_equal_shares(features),
             whole=functools.cache(lambda: NetworkRows.of(network, objective, selection, train)),
         )
 
@@ -161,6 +169,16 @@ class HeadRows:
     @property
     def device(self) -> torch.device:
         return self.features.device
+
+    def at(self, positions: Tensor) -> HeadRows:
+        features = self.features[positions]
+        return replace(
+            self,
+            features=features,
+            targets=self.targets[positions],
+            weights=_equal_shares(features),
+            whole=functools.cache(lambda: self.whole().at(positions)),
+        )
 
     def hessian_product(self, directions: Tensor) -> Tensor:
         moved = self.loss.hessian_product(
@@ -208,6 +226,11 @@ class HeadRows:
         whole = torch.zeros_like(self.flat).repeat(len(directions), 1)
         whole[:, self.within] = directions
         return whole
+
+
+def _equal_shares(values: Tensor) -> Tensor:
+    """Return the shares of the mean over rows of this type and on this device."""
+    return uniform_weights(len(values), values.dtype, values.device)
 
 
 def require_deterministic(network: nn.Module) -> None:

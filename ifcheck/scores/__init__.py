@@ -3,13 +3,15 @@
 from ifcheck.curvature.local import LocalModel
 from ifcheck.scores import first_order as _first_order  # noqa: F401 (registers itself)
 from ifcheck.scores import newton_step as _newton_step  # noqa: F401
-from ifcheck.scores.base import STEPS, Scores, Step
+from ifcheck.scores import second_order as _second_order  # noqa: F401
+from ifcheck.scores.base import STEPS, GroupScores, Scores, Step
 from ifcheck.scores.estimators import ESTIMATORS, Estimator, resolve_estimator
 
 __all__ = [
     "ESTIMATORS",
     "STEPS",
     "Estimator",
+    "GroupScores",
     "Scores",
     "Step",
     "influence_scores",

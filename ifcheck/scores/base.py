@@ -22,8 +22,23 @@ class Scores:
     """Scores of one network with the certificate of the solve behind them."""
 
     values: Tensor  # (tests, rows) predicted change of the test loss on removal, in nats
-    solution: Solution
-    spectrum: Spectrum
+    solution: Solution  # of the test points' gradients
+    prepared: Prepared  # what solved
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """What is known of the eigenvalues of the undamped Hessian."""
+        return self.prepared.spectrum
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of one network's groups of rows, each with the certificate of the solves behind it."""
+
+    values: Tensor  # (tests, groups) predicted change of the test loss on removal, in nats
+    rel_residual: Tensor  # (groups,) the largest
+    converged: Tensor  # (groups,) bool
+    reason: str = ""  # why what did not converge did not
 
 
 class Step(Protocol):
@@ -35,15 +50,23 @@ class Step(Protocol):
     def scores(self, model: LocalModel, estimator: Estimator) -> Scores:
         """Predict the change of each test loss if one training row is removed."""
 
+    def group_scores(
+        self, model: LocalModel, estimator: Estimator, scores: Scores, groups: Tensor
+    ) -> GroupScores:
+        """Predict the change if all rows of a group are removed; `scores` are the single rows'.
+
+        `groups` are positions of rows, shape (groups, rows of a group).
+        """
+
 
 STEPS: Registry[Step] = Registry("step")
 
 
-def remaining_rows(model: LocalModel, estimator: Estimator) -> float:
-    """Return by what the mean without one row divides; there is no mean over no rows."""
+def remaining_rows(model: LocalModel, estimator: Estimator, removed: int = 1) -> float:
+    """Return by what the mean without some rows divides; there is no mean over no rows."""
     if estimator.normalisation == "n":
         return model.rows
-    return model.rows - 1 if model.rows > 1 else torch.nan
+    return model.rows - removed if model.rows > removed else torch.nan
 
 
 def prepare(operator: HessianOperator, estimator: Estimator) -> Prepared:
@@ -61,12 +84,28 @@ def regularised(
     return operator
 
 
+def regulariser_weight(estimator: Estimator, removed: int = 1) -> int:
+    """Return how many times the regulariser leaves with the rows: the mean of the rest has it whole.
+
+    With n - k, k mean losses and regularisers of 1/(n - k) each are taken away.
+    """
+    return removed if estimator.normalisation == "n-1" else 0
+
+
 def row_products(model: LocalModel, estimator: Estimator, solved: Tensor) -> Tensor:
     """Return x^T g_i, or x^T (g_i + grad Omega) for n - 1, of solved x (tests, params).
 
     Shape: (tests, rows).
     """
     products = model.train_products(solved)
-    if estimator.normalisation == "n-1":
-        products = products + (solved @ model.regulariser_gradient)[:, None]
-    return products
+    return products + regulariser_weight(estimator) * (solved @ model.regulariser_gradient)[:, None]
+
+
+def group_gradients(model: LocalModel, estimator: Estimator, groups: Tensor) -> Tensor:
+    """Return sum g_i, or sum (g_i + grad Omega) for n - 1, over each group (groups, k).
+
+    Shape: (groups, params).
+    """
+    inside = torch.zeros(len(groups), model.rows).to(model.test_gradients)
+    sums = model.train_sums(inside.scatter_(1, groups, 1.0))
+    return sums + regulariser_weight(estimator, groups.shape[1]) * model.regulariser_gradient

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ifcheck.curvature.local import LocalModel
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
 from ifcheck.scores.base import (
     STEPS,
+    GroupScores,
     Scores,
     prepare,
     regularised,
@@ -32,6 +36,7 @@ class FirstOrder:
     the second because the mean over the rest weighs the data more against Omega. (It is the
     derivative at a stationary point; the term is the same for every row, so it moves the
     intercept, not ranks.)
+    Of a group of k rows it is the sum, over n - k (Koh et al. 2019).
     The estimator's normalisation must be one that `Objective.normalisation` gives: a Bayesian
     objective keeps 1/n on removal, and its score is the first.
     """
@@ -45,4 +50,15 @@ class FirstOrder:
         solution = prepared.solve(model.test_gradients)
         products = row_products(model, estimator, solution.x)
         values = products / remaining_rows(model, estimator)
-        return Scores(values=values, solution=solution, spectrum=prepared.spectrum)
+        return Scores(values, solution, prepared)
+
+    def group_scores(
+        self, model: LocalModel, estimator: Estimator, scores: Scores, groups: Tensor
+    ) -> GroupScores:
+        """Sum the scores of the rows of each group."""
+        left = remaining_rows(model, estimator, groups.shape[1])
+        shares = remaining_rows(model, estimator) / left
+        values = scores.values[:, groups].sum(-1) * shares
+        residual, converged = scores.solution.rel_residual, scores.solution.converged
+        every = torch.ones(len(groups)).to(residual)
+        return GroupScores(values, residual.max() * every, (every > 0) & converged.all())

@@ -18,7 +18,7 @@ from ifcheck.errors import ArtifactUnreadable
 SCHEMA_VERSION = 1
 
 # Arrays of each kind and the axes that they share: S seeds, T test points, N training rows,
-# K removals, E epochs, L eigenvalues, G points of a grid. A question mark after
+# K removals of G rows each, E epochs, L eigenvalues, D points of a grid. A question mark after
 # the axes: may be absent.
 SCHEMAS: dict[str, dict[str, str]] = {
     "train": {
@@ -47,11 +47,16 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "hessian_max": "S",
         "null_space": "S",
         "negative": "S",
+        "group_ids": "SKG?",
+        "group_scores": "STK?",
+        "group_residual": "SK?",
+        "group_converged": "SK?",
     },
     "retrain": {
         "seeds": "S",
         "test_ids": "ST",
-        "removed_ids": "SK",
+        "removed_ids": "SK?",  # single rows, or else:
+        "group_ids": "SKG?",
         "loss_before": "ST",
         "loss_after": "STK",
         "null_loss_after": "ST",
@@ -69,9 +74,9 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "rel_residual": "SL",
         "min_value": "S",
         "max_value": "S",
-        "density_grid": "G?",
-        "density": "SG?",
-        "density_error": "SG?",
+        "density_grid": "D?",
+        "density": "SD?",
+        "density_error": "SD?",
         "trace": "S?",
         "trace_error": "S?",
         "negative_share_low": "S?",
@@ -79,6 +84,9 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "negative_share_error": "S?",
     },
 }
+
+# Of these arrays a file of this kind holds one.
+ALTERNATIVES = {"retrain": ("removed_ids", "group_ids")}
 
 
 @dataclass(frozen=True)
@@ -168,14 +176,14 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
 def _check(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Refuse missing arrays and lengths that contradict each other."""
     lengths: dict[str, int] = {}
+    alternatives = ALTERNATIVES.get(kind, ())
+    if alternatives and not any(name in arrays for name in alternatives):
+        raise _lacks(path, kind, alternatives[0])
     for name, axes in SCHEMAS[kind].items():
         if name not in arrays:
             if axes.endswith("?"):
                 continue
-            raise ArtifactUnreadable(
-                f"{path} ({kind}) lacks the array {name!r}; expected {', '.join(SCHEMAS[kind])}.",
-                remedy="Make the file again with this version.",
-            )
+            raise _lacks(path, kind, name)
         axes = axes.rstrip("?")
         shape = arrays[name].shape
         if len(shape) != len(axes) or any(
@@ -187,3 +195,10 @@ def _check(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"{path} ({kind}): {name!r} has shape {shape}; expected ({expected}).",
                 remedy="Make the file again.",
             )
+
+
+def _lacks(path: Path, kind: str, name: str) -> ArtifactUnreadable:
+    return ArtifactUnreadable(
+        f"{path} ({kind}) lacks the array {name!r}; expected {', '.join(SCHEMAS[kind])}.",
+        remedy="Make the file again with this version.",
+    )

@@ -93,7 +93,10 @@ Polish = Annotated[
 ]
 EstimatorName = Annotated[
     str | None,
-    typer.Option("--estimator", help="objective, newton-step, paper, authors or authors-bnn."),
+    typer.Option(
+        "--estimator",
+        help="objective, second-order, newton-step, paper, authors or authors-bnn.",
+    ),
 ]
 Params = Annotated[
     str | None, typer.Option("--params", help="Parameters that move: head, all or layer:NAME,...")
@@ -114,7 +117,9 @@ CurvatureName = Annotated[
 ]
 StepName = Annotated[
     str | None,
-    typer.Option("--step", help="first-order, or newton: without the row's own curvature."),
+    typer.Option(
+        "--step", help="first-order; second-order or newton: without the rows' own curvature."
+    ),
 ]
 NormalisationName = Annotated[
     str | None, typer.Option("--normalisation", help="n-1: mean over the rest; n: fixed at n.")
@@ -124,6 +129,12 @@ Removals = Annotated[
     str | None,
     typer.Option("--removals", help="top-loss:K, top-score:K, random:K, ids:1,2,3 or like:FILE"),
 ]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(
+        "--group-size", help="Rows that are removed together: K groups of so many; 1 by default."
+    ),
+]
 Trajectory = Annotated[
     bool | None,
     typer.Option("--trajectory", help="Record the test loss along the retraining."),
@@ -131,6 +142,10 @@ Trajectory = Annotated[
 SwaRestart = Annotated[
     str | None,
     typer.Option("--swa-restart", help="Start from the average, or from the live weights."),
+]
+Beside = Annotated[
+    Path | None,
+    typer.Option("--beside", help="Another study, shown beside this one in figures 4 and 5."),
 ]
 Method = Annotated[str | None, typer.Option("--method", help="power, lanczos or dense.")]
 Density = Annotated[

@@ -40,7 +40,9 @@ def show_agreement(summaries: Sequence[Row]) -> None:
         "top-k (chance)",
         "drift",
     ]
-    terminal.show_table("agreement of predicted and true changes", columns, rows)
+    sizes = sorted({s["group_size"] for s in summaries} - {1})
+    groups = f", groups of {' and '.join(map(str, sizes))} rows" if sizes else ""
+    terminal.show_table(f"agreement of predicted and true changes{groups}", columns, rows)
     for summary in summaries:
         _show_remarks(_pair_name(summary), summary)
 

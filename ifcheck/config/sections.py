@@ -80,11 +80,12 @@ class InfluenceConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class RetrainConfig:
-    """How rows are removed and the truth is found."""
+    """Which rows are removed, one by one or in groups, and how the truth is found."""
 
     truth: str = "warm"
     params: str = "head"
     removals: str = "top-loss:40"
+    group_size: Positive = 1
     epochs: Positive = 7_500
     normalisation: Normalisation = "n-1"
     swa_restart: Literal["average", "live"] = "average"

@@ -18,7 +18,7 @@ from ifcheck.registry import Registry
 
 @dataclass(frozen=True)
 class RemovalProblem:
-    """Trained networks and the rows to take away from each, one at a time.
+    """Trained networks and the rows, or groups of rows, to take away from each, one at a time.
 
     The null run, in which nothing is removed, is always part of the problem: at a point that
     is not stationary, removing nothing already changes the loss.
@@ -31,7 +31,7 @@ class RemovalProblem:
     engine: str  # by name; "auto": the first one that can train what moves
     params: str  # "head" or "all": what retraining moves
     normalisation: Normalisation  # as `objective.normalisation` gives it
-    removed: Tensor  # (S, K) positions of the removed training rows
+    removed: Tensor  # (S, K, G) positions of the training rows that leave together
     train: tuple[Tensor, Tensor]  # inputs (N, ...), targets (N,)
     test: tuple[Tensor, Tensor]  # inputs (T, ...), targets (T,)
     seeds: tuple[int, ...] = ()  # of each network; they name the order of batches
@@ -40,7 +40,7 @@ class RemovalProblem:
     def row_weights(self) -> Tensor:
         """Return the row weights of the null run and of each removal. Shape: (S, K + 1, N)."""
         nothing = torch.full_like(self.removed[:, :1], -1)
-        positions = torch.cat([nothing, self.removed], dim=1).unsqueeze(-1)
+        positions = torch.cat([nothing, self.removed], dim=1)
         return weights_without(len(self.train[1]), positions, self.normalisation)
 
     def part(self, first: int, last: int) -> RemovalProblem:

@@ -298,7 +298,7 @@ class Newton:
 
 
 def _nothing(problem: RemovalProblem, reason: str) -> Truth:
-    networks, removals = problem.removed.shape
+    networks, removals = problem.removed.shape[:2]
     tests = len(problem.test[1])
     undefined = torch.full((networks, tests, removals), torch.nan, dtype=torch.float64)
     return Truth(

@@ -28,7 +28,7 @@ class Warm:
     has_trajectory: ClassVar[bool] = True
 
     def cost(self, problem: RemovalProblem) -> int:
-        networks, removals = problem.removed.shape
+        networks, removals = problem.removed.shape[:2]
         return networks * (removals + 1) * problem.recipe.epochs
 
     def remove(self, problem: RemovalProblem, progress: Progress = silent) -> Truth:
@@ -104,7 +104,7 @@ def _task(
 
 
 def _truth(problem: RemovalProblem, task: Task, fit: Fit) -> Truth:
-    networks, removals = problem.removed.shape
+    networks, removals = problem.removed.shape[:2]
     shape = (networks, removals + 1)
     final = assess(task, fit.parameters)
     norms = final.gradient_norm.unflatten(0, shape)

@@ -85,9 +85,9 @@ def regularised(
 
 
 def regulariser_weight(estimator: Estimator, removed: int = 1) -> int:
-    """Return how many times the regulariser leaves with the rows: the mean of the rest has it whole.
+    """Return how many times the regulariser's gradient counts beside those of rows that leave.
 
-    With n - k, k mean losses and regularisers of 1/(n - k) each are taken away.
+    A mean over the rest weighs the data more against it: once for each row.
     """
     return removed if estimator.normalisation == "n-1" else 0
 

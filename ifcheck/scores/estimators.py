@@ -41,6 +41,14 @@ class ObjectiveEstimator(Estimator):
     normalisation: Normalisation = "n-1"
 
 
+@ESTIMATORS.register("second-order")
+@dataclass(frozen=True)
+class SecondOrderEstimator(ObjectiveEstimator):
+    """As `objective`, with the interaction of the rows that leave (Basu et al. 2020)."""
+
+    step: str = "second-order"
+
+
 @ESTIMATORS.register("newton-step")
 @dataclass(frozen=True)
 class NewtonStepEstimator(ObjectiveEstimator):

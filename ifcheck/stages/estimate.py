@@ -139,7 +139,9 @@ def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:
         for estimator in study.estimators:
             scores.append(folder / f"{influence_name(estimator)}.npz")
             part = replace_section(config, "influence", estimator=estimator)
-            estimate.add("influence", _timed(influence, part, [folder], scores[-1]), times)
+            ranked_by = scores[0] if len(scores) > 1 else None
+            seconds = _timed(influence, part, [folder], scores[-1], None, None, ranked_by)
+            estimate.add("influence", seconds, times)
         for text in study.truths:
             truths.append(folder / f"{retrain_name(text)}.npz")
             part = with_truth(config, text)

@@ -16,6 +16,7 @@ from ifcheck.agreement.statistics import mean_interval, rank_correlation
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.config import Config, EvaluateConfig
 from ifcheck.errors import ArtifactMismatch
+from ifcheck.stages.removals import predicted_changes, removed_rows
 from ifcheck.stages.tables import write_json
 
 BOOTSTRAP_SEED = 0  # resamples are shared by all records, so that their intervals compare
@@ -113,13 +114,13 @@ def _compare(
     records = []
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = retrain["seeds"].tolist().index(seed)
-        positions = _positions(influence, retrain["removed_ids"][place], retrain.path)
+        predicted = predicted_changes(influence, retrain, s, place)
         for t, test_id in enumerate(influence["test_ids"][s].tolist()):
             before = retrain["loss_before"][place, t]
             after = retrain["loss_after"][place, t]
             null = retrain["null_loss_after"][place, t]
             found = agreement(
-                influence["scores"][s, t, positions],
+                predicted[t],
                 after - before,
                 after - null,
                 top_k=settings.top_k,
@@ -133,6 +134,7 @@ def _compare(
                     "test_id": test_id,
                     "influence": influence.path.name,
                     "retrain": retrain.path.name,
+                    "group_size": removed_rows(retrain).shape[2],
                     **found.to_record(),
                     "test_loss": float(before),
                     "null_drift": float(null - before),
@@ -144,18 +146,6 @@ def _compare(
                 }
             )
     return records
-
-
-def _positions(influence: Artifact, removed: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
-    """Return where the removed rows stand among the scored ones."""
-    ids = influence["train_ids"]
-    positions = np.searchsorted(ids, removed)
-    if not np.array_equal(ids[np.minimum(positions, len(ids) - 1)], removed):
-        raise ArtifactMismatch(
-            f"{path.name} removed rows that {influence.path.name} did not score.",
-            remedy="Make both from the same data.",
-        )
-    return positions
 
 
 def _top_eigenvalue(eigen: Artifact | None, seed: int) -> float:
@@ -215,6 +205,7 @@ def _summarise(
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
         "top_eigenvalue_link_reason": link.reason or "",
+        "group_size": removed_rows(retrain).shape[2],
         "n": absolute.n,
         "undefined": absolute.excluded,
         "reason": _reason(records),

@@ -30,8 +30,9 @@ from ifcheck.removal import TRUTHS, RemovalProblem
 from ifcheck.removal.newton import SHARED_WORK, WORK_PER_ROW
 from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.cells import Cell
+from ifcheck.stages.removals import parse_removals
 from ifcheck.stages.reporting import Reporter, duration
-from ifcheck.stages.retrain import parse_removals, with_truth
+from ifcheck.stages.retrain import with_truth
 from ifcheck.stages.setup import DTYPES, Setup, make_setup
 from ifcheck.stages.train import network_layout
 
@@ -117,10 +118,10 @@ def _add(found: Forecast, setup: Setup) -> None:
 
 
 def _removals(config: Config, rows: int) -> int:
-    """Return how many rows leave; a file that says which (like:FILE) counts as the default's."""
-    kind, text = parse_removals(config.retrain.removals, rows)
+    """Return how often rows leave; a file that says which (like:FILE) counts as the default's."""
+    kind, text = parse_removals(config.retrain.removals, rows, config.retrain.group_size)
     if kind == "ids":
-        return text.count(",") + 1
+        return (text.count(",") + 1) // config.retrain.group_size
     return int(text) if text.isdecimal() else DEFAULT_REMOVALS
 
 
@@ -189,7 +190,7 @@ class _Sample:
                 engine=config.run.engine,
                 params=config.retrain.params,
                 normalisation=config.retrain.normalisation,
-                removed=torch.arange(removals, device=setup.device)[None] % rows,
+                removed=torch.arange(removals, device=setup.device)[None, :, None] % rows,
                 seeds=(0,),
                 train=train,
                 test=self._rows(1, dtype),

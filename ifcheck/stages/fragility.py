@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -273,10 +272,13 @@ class _Makers:
         if found is not None:
             return found
         sources = [self.folder / CHECKPOINT_FOLDER / checkpoint for checkpoint in parents]
-        if kind == "retrain":
-            scores = self.folder / f"{influence_name(config.study.estimators[0])}.npz"
-            return retrain(config, sources, path, self.reporter, influence_file=scores)
-        return STAGES[kind](config, sources, path, self.reporter)
+        if kind == "eigen":
+            return eigen(config, sources, path, self.reporter)
+        # The first estimator's scores say which rows or groups are of largest score.
+        scores = self.folder / f"{influence_name(config.study.estimators[0])}.npz"
+        ranked_by = None if path == scores else scores
+        stage_of_kind = {"influence": influence, "retrain": retrain}[kind]
+        return stage_of_kind(config, sources, path, self.reporter, influence_file=ranked_by)
 
 
 ESTIMATOR_PARTS = tuple(field.name for field in dataclasses.fields(Estimator))
@@ -286,4 +288,3 @@ KINDS = {
     TRAJECTORY_NAME: "retrain",
     "eigen": "eigen",
 }
-STAGES: dict[str, Callable[..., Artifact]] = {"influence": influence, "eigen": eigen}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from scipy import stats
 
 from ifcheck.artifacts import Artifact
 from ifcheck.errors import UnusableInput
+from ifcheck.stages.removals import predicted_changes
 from ifcheck.stages.reporting import Reporter
 
 FEW_NETWORKS = 6  # whose bars have room beside each other
@@ -71,9 +71,7 @@ def _rank_panel(cell: CellPictures) -> Any:
     from ifcheck import figures
 
     retrain = next((r for r in reversed(cell.retrains) if not r.meta["reasons"]), cell.retrains[0])
-    ids = cell.influence["train_ids"]
-    positions = np.searchsorted(ids, retrain["removed_ids"][0])
-    predicted = cell.influence["scores"][0, 0, positions]
+    predicted = predicted_changes(cell.influence, retrain, 0, 0)[0]
     true = retrain["loss_after"][0, 0] - retrain["null_loss_after"][0, 0]
     estimator = cell.influence.meta["config"]["influence"]["estimator"]
     truth = retrain.meta["config"]["retrain"]["truth"]

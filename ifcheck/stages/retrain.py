@@ -13,17 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ifcheck.artifacts import Artifact, read_artifact, write_artifact
+from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config, replace_section
-from ifcheck.errors import ArtifactMismatch, UnusableInput
-from ifcheck.models import Network, evaluate
+from ifcheck.errors import UnusableInput
+from ifcheck.models import Network
 from ifcheck.removal import TRUTHS, RemovalProblem
-from ifcheck.removal.selection import FORMS, largest, parse_count, parse_ids, random_rows
+from ifcheck.stages.removals import check_removals, losses, select_removals
 from ifcheck.stages.reporting import Reporter, Silent
-from ifcheck.stages.run import Run, load_run, require_same_checkpoints
+from ifcheck.stages.run import Run, load_run
 from ifcheck.stages.setup import Setup
 from ifcheck.stages.stage import stage
-from ifcheck.stages.testpoints import count_test_points
 from ifcheck.variants import averaged
 
 
@@ -46,18 +45,19 @@ def retrain(
     run = load_run(sources, config, explicit or {}, reporter)
     check_retraining(run.setup, with_scores=influence_file is not None)
     method = TRUTHS.create(config.retrain.truth)
-    losses_before = _losses(run, "test")
-    removed = select_removals(config.retrain.removals, run, influence_file)
+    losses_before = losses(run, "test")
+    removed = select_removals(run, influence_file)
     problem = removal_problem(run, removed)
+    what = "rows" if removed.shape[2] == 1 else f"groups of {removed.shape[2]} rows"
     progress = reporter.step(
-        f"retraining without {removed.shape[1]} rows ({config.retrain.truth})",
+        f"retraining without {removed.shape[1]} {what} ({config.retrain.truth})",
         method.cost(problem),
     )
     truth = method.remove(problem, progress)
     arrays = {
         "seeds": run.seeds,
         "test_ids": run.test_ids,
-        "removed_ids": run.split.train_ids[removed],
+        **_removed_ids(run.split.train_ids[removed]),
         "loss_before": run.own_tests(losses_before),
         "loss_after": run.own_tests(truth.loss_after.cpu().numpy()),
         "null_loss_after": run.own_tests(truth.null_loss_after.cpu().numpy()),
@@ -91,58 +91,20 @@ def check_retraining(setup: Setup, with_scores: bool) -> None:
             f"retrain --params got {settings.params!r}; expected head or all.",
             remedy="Use --params head, as the paper does.",
         )
-    tests = count_test_points(setup.config.data.test_points, setup.dataset)
-    dataset = setup.dataset
-    rows = dataset.train_rows(tests)
-    kind, text = parse_removals(settings.removals, rows)
-    if kind == "ids":
-        known = np.arange(rows) if dataset.has_test_set else dataset.row_ids
-        parse_ids(text, settings.removals, known)
-    if kind == "top-score" and not with_scores:
+    if check_removals(setup) == "top-score" and not with_scores:
         raise UnusableInput(
             "--removals top-score:K needs the scores to rank by.",
             remedy="Add --influence run/influence-objective.npz",
         )
 
 
-def parse_removals(specification: str, rows: int) -> tuple[str, str]:
-    """Split a selection such as top-loss:40 into its kind and its text, and check the count.
-
-    Raises: UnusableInput.
-    """
-    kind, _, text = specification.partition(":")
-    if kind not in ("ids", "like", "top-loss", "top-score", "random"):
-        raise UnusableInput(
-            f"--removals got {specification!r}; expected {FORMS}.",
-            remedy="For example: --removals top-loss:40",
-        )
-    if kind not in ("ids", "like"):
-        # One row must be left: a mean over no rows is no objective.
-        parse_count(text, specification, rows - 1)
-    return kind, text
-
-
-def select_removals(specification: str, run: Run, influence_file: Path | None) -> NDArray[np.int64]:
-    """Return the positions of the rows to remove from each seed, in order. Shape: (S, K).
-
-    Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
-    """
-    ids = run.split.train_ids
-    kind, text = parse_removals(specification, len(ids))
-    if kind == "ids":
-        chosen = parse_ids(text, specification, ids)
-        return np.tile(np.searchsorted(ids, chosen), (len(run.seeds), 1))
-    if kind == "like":
-        return _like(Path(text), run)
-    count = int(text)
-    if kind == "random":
-        return np.stack([random_rows(count, len(ids), int(s), "removals") for s in run.seeds])
-    values = _losses(run, "train") if kind == "top-loss" else _sizes_of_scores(run, influence_file)
-    return np.stack([largest(row, count) for row in values])
+def _removed_ids(removed: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Return the ids (S, K, G) under the name that single rows or groups have."""
+    return {"removed_ids": removed[..., 0]} if removed.shape[2] == 1 else {"group_ids": removed}
 
 
 def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
-    """Return the problem that the configured truth solves for these positions (S, K)."""
+    """Return the problem that the configured truth solves for these positions (S, K, G)."""
     settings, setup = run.setup.config.retrain, run.setup
     whole = settings.params == "all"
     dtype = setup.dtype if whole else torch.float64
@@ -167,45 +129,6 @@ def removal_problem(run: Run, removed: NDArray[np.int64]) -> RemovalProblem:
         train=tensors["train"],
         test=tensors["test"],
     )
-
-
-def _losses(run: Run, rows: str) -> NDArray[np.float64]:
-    """Return the float64 losses of the trained networks on "train" or "test" rows. (S, rows)."""
-    inputs, targets = run.tensors()[rows]
-    losses = [
-        run.setup.objective.per_example_loss(evaluate(network, inputs), targets)
-        for network in run.networks
-    ]
-    return torch.stack(losses).cpu().numpy()
-
-
-def _sizes_of_scores(run: Run, path: Path | None) -> NDArray[np.float64]:
-    """Return the largest |score| over test points of each row. Shape: (S, N)."""
-    if path is None:
-        raise ValueError("top-score needs a file of scores")
-    artifact = read_artifact(path, "influence")
-    require_same_checkpoints(run, artifact.parents, path)
-    order = _rows_of_seeds(run, artifact)
-    return np.asarray(np.abs(artifact["scores"][order]).max(axis=1))
-
-
-def _like(path: Path, run: Run) -> NDArray[np.int64]:
-    artifact = read_artifact(path, "retrain")
-    require_same_checkpoints(run, artifact.parents, path)
-    removed = artifact["removed_ids"][_rows_of_seeds(run, artifact)]
-    return np.searchsorted(run.split.train_ids, removed)
-
-
-def _rows_of_seeds(run: Run, artifact: Artifact) -> list[int]:
-    """Return where each seed of the run stands in the artifact."""
-    places = {int(seed): index for index, seed in enumerate(artifact["seeds"])}
-    missing = [int(seed) for seed in run.seeds if int(seed) not in places]
-    if missing:
-        raise ArtifactMismatch(
-            f"{artifact.path.name} has no seed {missing[0]}; it holds {sorted(places)}.",
-            remedy="Make that file again from these checkpoints.",
-        )
-    return [places[int(seed)] for seed in run.seeds]
 
 
 def with_trajectory(config: Config) -> Config:

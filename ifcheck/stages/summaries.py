@@ -20,6 +20,7 @@ RESULT_COLUMNS = (
     "seed",
     "test_id",
     *PAIR_COLUMNS,
+    "group_size",
     "n",
     "spearman",
     "spearman_p",
@@ -58,6 +59,7 @@ RESULT_COLUMNS = (
 SUMMARY_COLUMNS = (
     *CELL_COLUMNS,
     *PAIR_COLUMNS,
+    "group_size",
     "seeds",
     "failed",
     "undefined",

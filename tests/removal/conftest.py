@@ -42,7 +42,7 @@ def make_problem() -> Callable[..., RemovalProblem]:
             "engine": "auto",
             "params": "head",
             "normalisation": "n-1",
-            "removed": torch.tensor([[0, 7, 12], [19, 3, 7]]),
+            "removed": torch.tensor([[[0], [7], [12]], [[19], [3], [7]]]),
             "train": (inputs[:ROWS], targets[:ROWS]),
             "test": (inputs[ROWS:], targets[ROWS:]),
         }

@@ -82,6 +82,25 @@ def test_changes_are_those_of_the_exact_optima(make_problem, normalisation, shar
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_groups_leave_together(make_problem, normalisation, sharing):
+    groups = torch.tensor([[[0, 7, 12], [5, 6, 1]], [[19, 3, 7], [2, 0, 11]]])
+    problem = make_problem(normalisation=normalisation, removed=groups)
+    truth = newton(problem)
+    targets = problem.train[1].numpy()
+    assert truth.loss_after.shape == (2, 2, 2)
+    for s, network in enumerate(problem.networks):
+        features = features_of(network, problem.train[0])
+        tests = features_of(network, problem.test[0]), problem.test[1].numpy()
+        for k, group in enumerate(groups[s].numpy()):
+            left = len(targets) - (3 if normalisation == "n-1" else 0)
+            weights = np.full(len(targets), 1 / left)
+            weights[group] = 0
+            theta = oracles.head_optimum(features, targets, weights, WEIGHT_DECAY, classes=CLASSES)
+            expected = oracles.softmax_loss(theta, *tests, CLASSES)
+            assert_allclose(truth.loss_after[s, :, k], expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_null_run_removes_nothing(make_problem, normalisation):
     problem = make_problem(normalisation=normalisation)
     truth = newton(problem)
@@ -124,7 +143,7 @@ def test_progress_reports_what_it_costs(make_problem):
 
 def test_only_row_removed_leaves_the_regulariser(make_problem, sharing):
     # its minimum is theta = 0: every class has probability 1/3
-    problem = make_problem(normalisation="n", removed=torch.zeros(2, 1, dtype=torch.int64))
+    problem = make_problem(normalisation="n", removed=torch.zeros(2, 1, 1, dtype=torch.int64))
     one = problem.train[0][:1], problem.train[1][:1]
     truth = newton(dataclasses.replace(problem, train=one))
     assert_allclose(truth.loss_after, math.log(CLASSES), rtol=1e-12)
@@ -132,7 +151,7 @@ def test_only_row_removed_leaves_the_regulariser(make_problem, sharing):
 
 
 def test_mean_of_no_rows_has_no_optimum_and_spares_the_null_run(make_problem, sharing):
-    problem = make_problem(normalisation="n-1", removed=torch.zeros(2, 1, dtype=torch.int64))
+    problem = make_problem(normalisation="n-1", removed=torch.zeros(2, 1, 1, dtype=torch.int64))
     one = dataclasses.replace(problem, train=(problem.train[0][:1], problem.train[1][:1]))
     truth = newton(one)
     assert truth.loss_after.isnan().all()
@@ -280,7 +299,7 @@ def test_whole_networks_are_not_moved(make_problem):
 def test_deep_networks_are_solved_on_their_last_features(make_problem):
     spec = MLPSpec(depth=3, width=5, activation="selu")
     network = initialise(spec, (3,), CLASSES, 5, torch.float64)
-    problem = make_problem(networks=[network], removed=torch.tensor([[4]]))
+    problem = make_problem(networks=[network], removed=torch.tensor([[[4]]]))
     truth = newton(problem)
     layers = [
         (layer.weight.detach().numpy(), layer.bias.detach().numpy())

@@ -137,6 +137,17 @@ def test_losses_and_gradients_are_those_of_the_sequential_loop(make_problem, par
 
 
 @pytest.mark.parametrize("params", ["head", "all"])
+@pytest.mark.parametrize("normalisation", ["n", "n-1"])
+def test_groups_leave_together(make_problem, params, normalisation):
+    groups = torch.tensor([[[0, 7, 12], [5, 6, 1]], [[19, 3, 7], [2, 0, 11]]])
+    problem = make_problem(params=params, normalisation=normalisation, removed=groups)
+    truth = warm(problem)
+    assert truth.loss_after.shape == (2, 2, 2)
+    for run in sequential_runs(problem):
+        assert_same_end(truth, run, problem)
+
+
+@pytest.mark.parametrize("params", ["head", "all"])
 def test_without_weight_decay(make_problem, params):
     problem = make_problem(params=params, weight_decay=0)
     truth = warm(problem)
@@ -273,7 +284,7 @@ class Sigmoid(Network):
 def test_a_network_that_no_structured_engine_knows_is_retrained(make_problem):
     torch.manual_seed(0)
     network = Sigmoid().double()
-    removed = torch.tensor([[4]])
+    removed = torch.tensor([[[4]]])
     problem = make_problem(networks=[network], removed=removed, params="all")
     model = loop.MLP(copy.deepcopy(network.body), copy.deepcopy(network.head))
     kept = torch.arange(len(problem.train[1])) != 4
@@ -287,7 +298,7 @@ def test_a_network_that_no_structured_engine_knows_is_retrained(make_problem):
 
 def test_an_engine_that_does_not_fit_is_refused(make_problem):
     problem = make_problem(networks=[Sigmoid().double()], params="all", engine="torch")
-    problem = dataclasses.replace(problem, removed=torch.tensor([[4]]))
+    problem = dataclasses.replace(problem, removed=torch.tensor([[[4]]]))
     with pytest.raises(UnusableInput, match="cannot train Sigmoid"):
         warm(problem)
 
@@ -303,7 +314,7 @@ def test_single_precision_is_trained_in_single_and_judged_in_double(make_problem
 
 
 def test_mean_of_no_rows_spares_the_null_run(make_problem):
-    problem = make_problem(removed=torch.zeros(2, 1, dtype=torch.int64))
+    problem = make_problem(removed=torch.zeros(2, 1, 1, dtype=torch.int64))
     one = dataclasses.replace(problem, train=tuple(tensor[:1] for tensor in problem.train))
     truth = warm(one)
     assert truth.loss_after.isnan().all()

@@ -206,7 +206,7 @@ def test_like_a_missing_file_is_refused(removals, tmp_path):
 
 
 def test_like_a_file_of_another_kind_is_refused(removals, scored):
-    with pytest.raises(ArtifactUnreadable, match="holds 'influence'; expected 'retrain'"):
+    with pytest.raises(ArtifactUnreadable, match="holds neither removed_ids nor group_ids"):
         removals(f"like:{scored('l2', 'paper')}")
 
 

@@ -22,6 +22,7 @@ STUDY_KEYS = {
     "epochs": "train.epochs",
     "polish": "train.polish",
     "removals": "retrain.removals",
+    "group_size": "retrain.group_size",
     "retrain_epochs": "retrain.epochs",
     "min_spearman": "evaluate.min_spearman",
 }
@@ -40,6 +41,7 @@ def fragility(
     polish: options.Polish = None,
     stop_at_lr_floor: options.StopAtFloor = None,
     removals: options.Removals = None,
+    group_size: options.GroupSize = None,
     estimators: Annotated[
         str | None, typer.Option("--estimator", help="Estimators to compare; a list.")
     ] = None,
@@ -54,10 +56,7 @@ def fragility(
     limit_train: options.LimitTrain = None,
     limit_test: options.LimitTest = None,
     min_spearman: options.MinSpearman = None,
-    beside: Annotated[
-        Path | None,
-        typer.Option("--beside", help="Another study, shown beside this one in figures 4 and 5."),
-    ] = None,
+    beside: options.Beside = None,
     out: Annotated[Path, typer.Option("--out", help="Study folder; resumed.")] = Path("study"),
 ) -> None:
     """Run the whole study: every stage for every size and variant, resumable.

@@ -25,7 +25,7 @@ INFLUENCE_KEYS = {
         "normalisation",
         "step",
     )
-}
+} | {"removals": "retrain.removals", "group_size": "retrain.group_size"}
 
 
 def influence(
@@ -39,6 +39,15 @@ def influence(
     solver: options.SolverName = None,
     normalisation: options.NormalisationName = None,
     step: options.StepName = None,
+    group_size: options.GroupSize = None,
+    removals: Annotated[
+        str | None,
+        typer.Option("--removals", help="With --group-size: which groups, as in retrain."),
+    ] = None,
+    influence: Annotated[
+        Path | None,
+        typer.Option("--influence", help="Scores that top-score:K ranks by; these if left out."),
+    ] = None,
     dataset: options.Dataset = None,
     network: options.Network = None,
     depth: options.Depth = None,
@@ -70,8 +79,10 @@ def influence(
     target = out or default_out(sources, f"influence-{config.influence.estimator}.npz")
     require_free(target, force)
     with terminal.live_progress() as reporter:
-        artifact = run_stage(config, sources, target, reporter, session.explicit(flags))
+        artifact = run_stage(config, sources, target, reporter, session.explicit(flags), influence)
     _show(session, artifact)
+    if removals is not None and "group_ids" not in artifact.arrays:
+        terminal.show_note("--removals says which groups are scored; there are none.")
 
 
 def _show(session: Session, artifact: Artifact) -> None:
@@ -107,6 +118,22 @@ def _show(session: Session, artifact: Artifact) -> None:
             **spectrum,
             "residual of the solve": residual,
             **({"not converged": "; ".join(reasons)} if reasons else {}),
+            **_groups(artifact),
             "written": str(artifact.path),
         },
     )
+
+
+def _groups(artifact: Artifact) -> dict[str, str]:
+    """Return what was found for groups of rows, if any were scored."""
+    from ifcheck.cli.summaries import extreme
+
+    if "group_ids" not in artifact.arrays:
+        return {}
+    _, groups, size = artifact["group_ids"].shape
+    certificate = (
+        f"residual {artifact['group_residual'].max():.2g} at most, "
+        f"{artifact['group_converged'].mean():.0%} converged"
+    )
+    scores = f"{extreme(artifact['group_scores'])} nats; {certificate}"
+    return {f"score of {groups} groups of {size}": scores}

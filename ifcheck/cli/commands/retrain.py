@@ -19,6 +19,7 @@ RETRAIN_KEYS = {
         "truth",
         "params",
         "removals",
+        "group_size",
         "epochs",
         "normalisation",
         "trajectory",
@@ -33,6 +34,7 @@ def retrain(
     sources: options.Sources,
     truth: options.TruthName = None,
     removals: options.Removals = None,
+    group_size: options.GroupSize = None,
     influence: Annotated[
         Path | None, typer.Option("--influence", help="Scores that top-score:K ranks by.")
     ] = None,
@@ -89,7 +91,7 @@ def _show(session: Session, artifact: Artifact) -> None:
     drift = artifact["null_loss_after"] - artifact["loss_before"]
     changes = artifact["loss_after"] - artifact["null_loss_after"][..., None]
     terminal.show_facts(
-        f"{artifact['removed_ids'].shape[1]} rows removed in turn, "
+        f"{_removals(artifact)} removed in turn, "
         f"{len(artifact['seeds'])} networks, truth {settings['truth']}",
         {
             "moved": f"{settings['params']}, normalisation {settings['normalisation']}",
@@ -101,6 +103,13 @@ def _show(session: Session, artifact: Artifact) -> None:
             "written": str(artifact.path),
         },
     )
+
+
+def _removals(artifact: Artifact) -> str:
+    from ifcheck.stages.removals import removed_rows
+
+    _, removals, size = removed_rows(artifact).shape
+    return f"{removals} rows" if size == 1 else f"{removals} groups of {size} rows"
 
 
 def _minima(artifact: Artifact) -> dict[str, str]:

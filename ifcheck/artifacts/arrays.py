@@ -18,8 +18,8 @@ from ifcheck.errors import ArtifactUnreadable
 SCHEMA_VERSION = 1
 
 # Arrays of each kind and the axes that they share: S seeds, T test points, N training rows,
-# K removals of G rows each, E epochs, L eigenvalues, D points of a grid. A question mark after
-# the axes: may be absent.
+# K removals of G rows each, H rows held out, E epochs, L eigenvalues, D points of a grid. A
+# question mark after the axes: may be absent.
 SCHEMAS: dict[str, dict[str, str]] = {
     "train": {
         "seeds": "S",
@@ -47,6 +47,12 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "hessian_max": "S",
         "null_space": "S",
         "negative": "S",
+        "damping_path": "D?",
+        "path_scores": "SDTN?",
+        "path_rel_residual": "SDT?",
+        "path_steps": "SDT?",
+        "path_converged": "SDT?",
+        "held_out_ids": "SH?",
         "group_ids": "SKG?",
         "group_scores": "STK?",
         "group_residual": "SK?",

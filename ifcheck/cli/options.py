@@ -74,6 +74,14 @@ LimitTest = Annotated[
     typer.Option("--limit-test", help="Use so many test rows.", rich_help_panel=DESCRIPTION),
 ]
 
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 # Stages
 Seeds = Annotated[
     str | None, typer.Option("--seeds", help="N for the seeds 0..N-1, or a list: 3,7,11")
@@ -105,7 +113,14 @@ Hessian = Annotated[
     str | None, typer.Option("--hessian", help="objective: with the regulariser; data: without.")
 ]
 Damping = Annotated[
-    float | None, typer.Option("--damping", help="Added to the Hessian's diagonal.")
+    float | None,
+    typer.Option(
+        "--damping",
+        parser=_number_or_name,
+        metavar="NUMBER|path|auto",
+        help="Added to the Hessian's diagonal; path: also a grid of them; auto: the one that "
+        "ranks --held-out best.",
+    ),
 ]
 SolverName = Annotated[
     str | None,

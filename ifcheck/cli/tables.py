@@ -47,6 +47,29 @@ def show_agreement(summaries: Sequence[Row]) -> None:
         _show_remarks(_pair_name(summary), summary)
 
 
+def show_paths(paths: Sequence[Row]) -> None:
+    """Show a table for each pair whose scores have a path of dampings."""
+    pairs: dict[str, list[Row]] = {}
+    for row in paths:
+        pairs.setdefault(_pair_name(row), []).append(row)
+    for name, rows in pairs.items():
+        terminal.show_table(
+            f"{name} along the damping",
+            ["damping", "|Spearman|", "median", "slope", "residual, at most", "solved"],
+            [
+                [
+                    f"{row['damping']:g}",
+                    interval(row["abs_spearman_mean"], row["abs_spearman_ci95"]),
+                    number(row["spearman_median"]),
+                    number(row["slope_median"]),
+                    number(row["rel_residual_max"], 2),
+                    f"{row['solved_share']:.0%}",
+                ]
+                for row in rows
+            ],
+        )
+
+
 def _pair_name(summary: Row) -> str:
     """Return the two files' names without what all of them have in common."""
     prediction = summary["influence"].removesuffix(".npz").removeprefix("influence-")
@@ -55,6 +78,12 @@ def _pair_name(summary: Row) -> str:
 
 
 def _show_remarks(name: str, summary: Row) -> None:
+    chosen = summary["damping_chosen"]
+    if chosen:
+        terminal.show_note(
+            f"{name}: damping {chosen['damping']:g} was chosen on {chosen['chosen_on']}; "
+            f"of these removals up to {summary['held_out']} are among its own and left out"
+        )
     if summary["reason"]:
         terminal.show_note(f"{name}: {summary['reason']}")
     elif summary["predicted_normalisation"] != summary["true_normalisation"]:

@@ -15,10 +15,11 @@ from ifcheck.config.values import (
     Choice,
     Correlation,
     Curvature,
+    Damping,
+    Dampings,
     Names,
     Network,
     NonNegative,
-    NonNegativeFloat,
     Normalisation,
     Positive,
     PositiveFloat,
@@ -64,18 +65,20 @@ class TrainConfig:
 class InfluenceConfig:
     """How removal is predicted; an estimator is a named set of the fields below it.
 
-    `solver_options` are the solver's, where they depart from its own defaults.
+    `solver_options` are the solver's, where they depart from its own defaults. `damping_path`
+    holds the dampings that rows are scored at besides, as `damping: path` and `auto` ask for.
     """
 
     estimator: str = "objective"
     params: str | None = None
     hessian: Curvature | None = None
-    damping: NonNegativeFloat | None = None
+    damping: Damping | None = None
     solver: str | None = None
     normalisation: Normalisation | None = None
     solver_options: dict[str, Any] | None = None
     step: str | None = None
     curvature: str | None = None
+    damping_path: Dampings | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

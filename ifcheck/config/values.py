@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -72,6 +73,29 @@ def _parse_names(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _read_damping(value: Any) -> float | str:
+    if value in ("path", "auto"):
+        return str(value)
+    number = math.nan if isinstance(value, bool) else _as_number(value)
+    if not 0 <= number < math.inf:
+        raise ValueError("expected a number of at least 0, path or auto")
+    return number
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _parse_dampings(value: Any) -> Any:
+    """Refuse a path on which a damping stands twice."""
+    if isinstance(value, (list, tuple)) and len(set(map(str, value))) < len(value):
+        raise ValueError("expected different dampings")
+    return value
+
+
 @dataclass(frozen=True, config=STRICT)
 class Choice:
     """An entry of a registry with the options that depart from the entry's own defaults."""
@@ -99,6 +123,8 @@ def _write_choice(choice: Choice) -> dict[str, Any]:
 
 
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_parse_seeds)]
+Damping = Annotated[float | str, BeforeValidator(_read_damping)]
+Dampings = Annotated[tuple[NonNegativeFloat, ...], BeforeValidator(_parse_dampings)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 DEFAULT_NETWORK = "mlp"
 DEFAULT_VARIANT = "l2"

@@ -6,14 +6,17 @@ from ifcheck.scores import newton_step as _newton_step  # noqa: F401
 from ifcheck.scores import second_order as _second_order  # noqa: F401
 from ifcheck.scores.base import STEPS, GroupScores, Scores, Step
 from ifcheck.scores.estimators import ESTIMATORS, Estimator, resolve_estimator
+from ifcheck.scores.path import DampingPath, damping_path
 
 __all__ = [
     "ESTIMATORS",
     "STEPS",
+    "DampingPath",
     "Estimator",
     "GroupScores",
     "Scores",
     "Step",
+    "damping_path",
     "influence_scores",
     "resolve_estimator",
 ]

@@ -24,7 +24,11 @@ class Estimator:
     solver_options: Mapping[str, Any] = field(default_factory=dict)  # besides its own defaults
     step: str = "first-order"  # how far the parameters move
     curvature: str = "hessian"  # what stands for the Hessian of the data loss
+    damping_path: tuple[float, ...] = ()  # dampings at which rows are scored besides
 
+
+# Around what is used in the field and what spectra of heads reach, in halves of powers of ten.
+DAMPING_PATH = (0.0, *(digit * 10.0**power for power in range(-6, 1) for digit in (1, 3)), 10.0)
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator")
 
@@ -94,8 +98,14 @@ class AuthorsBayesianEstimator(Estimator):
 
 
 def resolve_estimator(config: InfluenceConfig) -> Estimator:
-    """Return the named estimator with the parts that were given one by one replaced."""
+    """Return the named estimator with the parts that were given one by one replaced.
+
+    A damping of "path" or "auto" leaves the named one and asks for the path besides.
+    """
     named = ESTIMATORS.create(config.estimator)
     parts = {part: getattr(named, part) for part in Estimator.__dataclass_fields__}
     given = {part: value for part in parts if (value := getattr(config, part)) is not None}
+    if isinstance(config.damping, str):
+        del given["damping"]
+        given = {"damping_path": DAMPING_PATH} | given
     return Estimator(**(parts | given))

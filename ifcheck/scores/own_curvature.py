@@ -25,7 +25,15 @@ CERTIFIED = 1e-5  # relative residual on them, which are of condition squared
 
 
 def check_plain_head(estimator: Estimator, layout: Layout, objective: Objective) -> None:
-    """Refuse parameters whose rows have no curvature in closed form. Raises: UnusableInput."""
+    """Refuse parameters whose rows have no curvature in closed form. Raises: UnusableInput.
+
+    Refuses a path of dampings as well, each of which would take an inverse of its own.
+    """
+    if estimator.damping_path:
+        raise UnusableInput(
+            f"--damping path and auto are for --step first-order, not {estimator.step}.",
+            remedy="Use --estimator objective, or one --damping after the other.",
+        )
     head = torch.isin(layout.positions(estimator.params), layout.positions("head"))
     linear = CURVATURES.create(estimator.curvature).of_linear_outputs
     if not (bool(head.all()) and linear and type(objective) is Objective):

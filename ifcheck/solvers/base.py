@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +43,12 @@ class Prepared(Protocol):
 
     def solve(self, rhs: Tensor) -> Solution:
         """Solve for each row of `rhs` (rhs, params)."""
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        """Solve with each of other dampings, from one factorisation or space as far as it goes.
+
+        A damping at which the solver fails has a solution of nan, with the reason.
+        """
 
 
 class Solver(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, rounding
 from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked, require_whole
+from ifcheck.solvers.krylov import solve_along
 
 # Of the largest curvature met so far: below it a curvature is zero to rounding.
 ROUNDING = 1e-12
@@ -59,6 +60,9 @@ class _Prepared:
             direction = turned + share[:, None] * direction
             product = after
         return self.matrix.solution(x, rhs, steps, self.stopping)
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        return solve_along(self.matrix.operator, rhs, dampings, self.stopping, definite=True)
 
     def _refuse(self, curvature: Tensor, rounding: float) -> None:
         if bool((curvature <= rounding).any()):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ DECOMPOSED_PARAMETERS = 5_000
 LANCZOS_TOLERANCE = 1e-4
 
 
-def _solution(x: Tensor, matrix: Tensor, rhs: Tensor) -> Solution:
-    relative = relative_residual(x @ matrix - rhs, rhs)
+def _solution(x: Tensor, matrix: Tensor, damping: float, rhs: Tensor) -> Solution:
+    relative = relative_residual(x @ matrix + damping * x - rhs, rhs)
     steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
     converged = relative <= RESIDUAL_TOLERANCE
     reason = ""
@@ -48,28 +49,44 @@ def _solution(x: Tensor, matrix: Tensor, rhs: Tensor) -> Solution:
 class _Eigendecomposition:
     """V diag(values) V^T, solved on the directions that are not null to rounding."""
 
-    matrix: Tensor  # (params, params) with damping
-    values: Tensor  # (params,) with damping, ascending
+    matrix: Tensor  # (params, params) undamped
+    values: Tensor  # (params,) undamped, ascending
     vectors: Tensor  # (params, params), columns
-    kept: Tensor  # (params,) bool
+    tolerance: float  # up to which a damped eigenvalue is zero
+    damping: float
     spectrum: Spectrum
 
     def solve(self, rhs: Tensor) -> Solution:
-        inverse = torch.where(self.kept, 1.0 / torch.where(self.kept, self.values, 1.0), 0.0)
+        damped = self.values + self.damping
+        kept = damped.abs() > self.tolerance
+        inverse = torch.where(kept, 1.0 / torch.where(kept, damped, 1.0), 0.0)
         x = ((rhs @ self.vectors) * inverse) @ self.vectors.mT
-        return _solution(x, self.matrix, rhs)
+        return _solution(x, self.matrix, self.damping, rhs)
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        return [replace(self, damping=damping).solve(rhs) for damping in dampings]
 
 
 @dataclass(frozen=True)
 class _Cholesky:
     """L L^T of a matrix whose undamped eigenvalues all exceed rounding."""
 
-    matrix: Tensor  # (params, params) with damping
-    factor: Tensor  # (params, params), lower
+    matrix: Tensor  # (params, params) undamped
+    factor: Tensor  # (params, params), lower, with damping
+    damping: float
     spectrum: Spectrum
 
+    @classmethod
+    def of(cls, matrix: Tensor, damping: float, spectrum: Spectrum) -> _Cholesky:
+        factor = torch.linalg.cholesky(plus_diagonal(matrix, damping))
+        return cls(matrix, factor, damping, spectrum)
+
     def solve(self, rhs: Tensor) -> Solution:
-        return _solution(cholesky_solve(self.factor, rhs), self.matrix, rhs)
+        return _solution(cholesky_solve(self.factor, rhs), self.matrix, self.damping, rhs)
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        """Factorise anew for each: here that takes less than all eigenvalues do."""
+        return [self.of(self.matrix, damping, self.spectrum).solve(rhs) for damping in dampings]
 
 
 @SOLVERS.register("exact")
@@ -97,12 +114,12 @@ class Exact:
                 return prepared
         values, vectors = torch.linalg.eigh(matrix)
         tolerance = rounding(len(values), float(values.abs().max()))
-        damped = values + damping
         return _Eigendecomposition(
-            matrix=plus_diagonal(matrix, damping),
-            values=damped,
+            matrix=matrix,
+            values=values,
             vectors=vectors,
-            kept=damped.abs() > tolerance,
+            tolerance=tolerance,
+            damping=damping,
             spectrum=Spectrum(
                 smallest=float(values[0]),
                 largest=float(values[-1]),
@@ -126,8 +143,7 @@ def _definite(matrix: Tensor, damping: float) -> _Cholesky | None:
         len(matrix), lambda right: cholesky_solve(factor, right), lambda: factor, matrix.device
     )
     spectrum = Spectrum(1 / _largest_eigenvalue(inverse) + least, largest, null_space=0, negative=0)
-    damped = plus_diagonal(matrix, damping)
-    return _Cholesky(damped, torch.linalg.cholesky(damped), spectrum)
+    return _Cholesky.of(matrix, damping, spectrum)
 
 
 def _largest_eigenvalue(operator: HessianOperator) -> float:

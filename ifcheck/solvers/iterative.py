@@ -60,6 +60,13 @@ class Damped:
         return Solution(x, relative, steps, converged, reason)
 
 
+def failed(rhs: Tensor, reason: str) -> Solution:
+    """Return what stands for the solutions of right-hand sides (rhs, params) that failed."""
+    unknown = torch.full_like(rhs[:, 0], torch.nan)
+    steps = torch.zeros_like(unknown, dtype=torch.int64)
+    return Solution(torch.full_like(rhs, torch.nan), unknown, steps, steps > 0, reason)
+
+
 def checked(rhs: Tensor) -> Tensor:
     """Return right-hand sides in float64. Raises: Diverged where one is not finite."""
     require_finite(rhs, "a gradient of a test point")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ class _Prepared:
             x += (rhs - within @ self.vectors.mT) / self.matrix.damping
         steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
         return self.matrix.solution(x, rhs, steps, self.stopping)
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        operator = self.matrix.operator
+        return [replace(self, matrix=Damped(operator, d)).solve(rhs) for d in dampings]
 
 
 @SOLVERS.register("lanczos")

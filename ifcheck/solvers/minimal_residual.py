@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
 from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked
+from ifcheck.solvers.krylov import solve_along
 
 FURTHER = 1e-2  # by which the tolerance that scipy is given falls from one start to the next
 LEAST_TOLERANCE = 1e-16  # below it there is rounding
@@ -34,6 +36,9 @@ class _Prepared:
         x = torch.from_numpy(np.array([solution for solution, _ in found])).to(rhs)
         steps = torch.tensor([steps for _, steps in found], device=rhs.device)
         return self.matrix.solution(x.view_as(rhs), rhs, steps, self.stopping)
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        return solve_along(self.matrix.operator, rhs, dampings, self.stopping, definite=False)
 
     def _solve_one(
         self, operator: LinearOperator, rhs: NDArray[np.float64]

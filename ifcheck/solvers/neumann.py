@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from ifcheck.curvature.extremes import largest_eigenvalue
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged
 from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum
-from ifcheck.solvers.iterative import Damped, Stopping, checked
+from ifcheck.solvers.iterative import Damped, Stopping, checked, failed
 
 # Of the largest eigenvalue, which the scale only has to exceed by less than its half.
 EIGENVALUE_TOLERANCE = 1e-2
@@ -24,18 +25,25 @@ GROWTH = 1e-6
 @dataclass(frozen=True)
 class _Prepared:
     matrix: Damped
-    stopping: Stopping
-    scale: float
+    options: Lissa
     spectrum: Spectrum
+
+    @property
+    def scale(self) -> float:
+        """By what the residual is divided in an iteration."""
+        if self.options.scale is not None:
+            return self.options.scale
+        # That of a Hessian of zeros alone does not matter.
+        return MARGIN * abs(self.spectrum.largest + self.matrix.damping) or 1.0
 
     def solve(self, rhs: Tensor) -> Solution:
         """Solve for each row side by side. Raises: Diverged as soon as a residual grows."""
         rhs = checked(rhs)
         x, residual = torch.zeros_like(rhs), rhs.clone()
         size = residual.norm(dim=-1)
-        goal, rate = self.stopping.tolerance * size, torch.zeros_like(size)
+        goal, rate = self.options.tolerance * size, torch.zeros_like(size)
         steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
-        for _ in range(self.stopping.iterations):
+        for _ in range(self.options.iterations):
             going = size > goal
             if not bool(going.any()):
                 break
@@ -48,11 +56,22 @@ class _Prepared:
             rate[going] = after[going] / size[going]
             self._refuse_growth(step, image, rate[going])
             size = after
-        solution = self.matrix.solution(x, rhs, steps, self.stopping)
+        solution = self.matrix.solution(x, rhs, steps, self.options)
         if not solution.reason:
             return solution
-        missing = _missing_iterations(solution.rel_residual, rate, self.stopping.tolerance)
+        missing = _missing_iterations(solution.rel_residual, rate, self.options.tolerance)
         return replace(solution, reason=f"{solution.reason}: {missing}")
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        """Sum the series anew for each: they share the largest eigenvalue alone."""
+        solutions = []
+        for damping in dampings:
+            shifted = replace(self, matrix=Damped(self.matrix.operator, damping))
+            try:
+                solutions.append(shifted.solve(rhs))
+            except Diverged as error:
+                solutions.append(failed(rhs, error.message))
+        return solutions
 
     def _refuse_growth(self, step: Tensor, image: Tensor, growth: Tensor) -> None:
         worst = int(growth.argmax())
@@ -105,9 +124,8 @@ class Lissa(Stopping):
 
     def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
         """Raises: Diverged where the largest eigenvalue is not found."""
-        largest, scale = math.nan, self.scale
-        if scale is None:
+        largest = math.nan
+        if self.scale is None:
             largest = largest_eigenvalue(operator, EIGENVALUE_TOLERANCE)
-            scale = MARGIN * abs(largest + damping) or 1.0  # a Hessian of zeros alone
         spectrum = Spectrum(math.nan, largest, null_space=-1, negative=-1)
-        return _Prepared(Damped(operator, damping), self, scale, spectrum)
+        return _Prepared(Damped(operator, damping), self, spectrum)

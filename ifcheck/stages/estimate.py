@@ -84,7 +84,9 @@ def estimate_training(config: Config) -> Estimate:
 
 
 def estimate_influence(config: Config, sources: Sequence[Path]) -> Estimate:
-    """Return what `ifcheck influence` would need."""
+    """Return what `ifcheck influence` would need; a damping is chosen in no time."""
+    if config.influence.damping == "auto":
+        config = replace_section(config, "influence", damping="path")
     return _from_checkpoints("influence", influence, config, sources)
 
 

@@ -16,6 +16,7 @@ from ifcheck.agreement.statistics import mean_interval, rank_correlation
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.config import Config, EvaluateConfig
 from ifcheck.errors import ArtifactMismatch
+from ifcheck.stages.damping import path_agreement
 from ifcheck.stages.removals import predicted_changes, removed_rows
 from ifcheck.stages.tables import write_json
 
@@ -24,10 +25,14 @@ BOOTSTRAP_SEED = 0  # resamples are shared by all records, so that their interva
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One record per (seed, test point, influence file, retrain file), and one summary a pair."""
+    """One record per (seed, test point, influence file, retrain file), and one summary a pair.
+
+    Where scores have a path of dampings, `paths` has a record for each of it and pair.
+    """
 
     records: list[dict[str, Any]]
     summaries: list[dict[str, Any]]
+    paths: list[dict[str, Any]]
     parents: dict[str, str]
 
     def to_dict(self, config: Config) -> dict[str, Any]:
@@ -39,7 +44,8 @@ class Evaluation:
             "versions": provenance.versions(),
             "code": provenance.code_revision(),
         }
-        return {"meta": meta, "records": self.records, "summaries": self.summaries}
+        tables = {"records": self.records, "summaries": self.summaries, "paths": self.paths}
+        return {"meta": meta, **tables}
 
 
 def evaluate(
@@ -58,14 +64,15 @@ def evaluate(
     eigen = None if eigen_file is None else read_artifact(eigen_file, "eigen")
     everything = [*influences, *retrains, *([] if eigen is None else [eigen])]
     _require_one_origin(everything)
-    records, summaries = [], []
+    records, summaries, paths = [], [], []
     for predicted in influences:
         for true in retrains:
             pair = _compare(predicted, true, eigen, config.evaluate)
             records += pair
             summaries.append(_summarise(pair, predicted, true))
+            paths += path_agreement(predicted, true)
     parents = _digests(everything)
-    evaluation = Evaluation(records, summaries, parents)
+    evaluation = Evaluation(records, summaries, paths, parents)
     if out is not None:
         write_json(out, evaluation.to_dict(config))
     return evaluation
@@ -114,10 +121,10 @@ def _compare(
     records = []
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = retrain["seeds"].tolist().index(seed)
-        predicted = predicted_changes(influence, retrain, s, place)
+        predicted, kept = predicted_changes(influence, retrain, s, place)
         for t, test_id in enumerate(influence["test_ids"][s].tolist()):
             before = retrain["loss_before"][place, t]
-            after = retrain["loss_after"][place, t]
+            after = retrain["loss_after"][place, t, kept]
             null = retrain["null_loss_after"][place, t]
             found = agreement(
                 predicted[t],
@@ -135,6 +142,7 @@ def _compare(
                     "influence": influence.path.name,
                     "retrain": retrain.path.name,
                     "group_size": removed_rows(retrain).shape[2],
+                    "held_out": int((~kept).sum()),
                     **found.to_record(),
                     "test_loss": float(before),
                     "null_drift": float(null - before),
@@ -206,6 +214,9 @@ def _summarise(
         "top_eigenvalue_link_p": link.p_value,
         "top_eigenvalue_link_reason": link.reason or "",
         "group_size": removed_rows(retrain).shape[2],
+        "held_out": max(record["held_out"] for record in records),
+        "damping": predicted_by["damping"],
+        "damping_chosen": influence.meta.get("damping_chosen"),
         "n": absolute.n,
         "undefined": absolute.excluded,
         "reason": _reason(records),

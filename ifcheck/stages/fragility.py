@@ -128,7 +128,14 @@ def check_study(config: Config) -> list[Cell]:
 
     Raises: UnknownName, UnusableInput, before anything is computed or written.
     """
-    given = [part for part in ESTIMATOR_PARTS if getattr(config.influence, part) is not None]
+    given = [
+        part
+        for part in ESTIMATOR_PARTS
+        if getattr(config.influence, part) is not None
+        # Which leave the estimators' own scores as they are.
+        and part != "damping_path"
+        and (part, config.influence.damping) != ("damping", "path")
+    ]
     if given:
         raise UnusableInput(
             f"influence.{given[0]} would change every estimator of the study, under their names.",

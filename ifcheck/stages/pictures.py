@@ -71,8 +71,9 @@ def _rank_panel(cell: CellPictures) -> Any:
     from ifcheck import figures
 
     retrain = next((r for r in reversed(cell.retrains) if not r.meta["reasons"]), cell.retrains[0])
-    predicted = predicted_changes(cell.influence, retrain, 0, 0)[0]
-    true = retrain["loss_after"][0, 0] - retrain["null_loss_after"][0, 0]
+    predictions, kept = predicted_changes(cell.influence, retrain, 0, 0)
+    predicted = predictions[0]
+    true = retrain["loss_after"][0, 0, kept] - retrain["null_loss_after"][0, 0]
     estimator = cell.influence.meta["config"]["influence"]["estimator"]
     truth = retrain.meta["config"]["retrain"]["truth"]
     return figures.RankPanel(

@@ -138,24 +138,46 @@ def removed_rows(artifact: Artifact) -> NDArray[np.int64]:
     )
 
 
-def predicted_changes(
+def compared_removals(
     influence: Artifact, retrain: Artifact, seed_place: int, retrain_place: int
-) -> NDArray[np.float64]:
-    """Return the scores of what a seed's retraining removed. Shape: (T, K).
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return what a seed's retraining removed, (K, G), and which of it scores may be judged by.
 
-    Raises: ArtifactMismatch where it removed what was not scored.
+    Removals on which the damping of the scores was chosen are not. Shape: (K,).
+    Raises: ArtifactMismatch where rows were removed that were not scored, or none is left.
     """
-    removed = removed_rows(retrain)[retrain_place]
-    if "group_ids" in retrain.arrays:
-        return _group_scores(influence, removed, seed_place, retrain.path)
-    ids, removed = influence["train_ids"], removed[:, 0]
-    positions = np.searchsorted(ids, removed)
-    if not np.array_equal(ids[np.minimum(positions, len(ids) - 1)], removed):
+    removed, known = removed_rows(retrain)[retrain_place], influence["train_ids"]
+    if not np.isin(removed, known).all():
         raise ArtifactMismatch(
             f"{retrain.path.name} removed rows that {influence.path.name} did not score.",
             remedy="Make both from the same data.",
         )
-    return np.asarray(influence["scores"][seed_place][:, positions])
+    if "held_out_ids" not in influence.arrays:
+        return removed, np.ones(len(removed), dtype=bool)
+    held_out = np.isin(removed, influence["held_out_ids"][seed_place])
+    kept = np.asarray(~held_out.any(axis=1))
+    if not kept.any():
+        raise ArtifactMismatch(
+            f"the damping of {influence.path.name} was chosen on every removal of "
+            f"{retrain.path.name}.",
+            remedy="Judge it by others, for example: ifcheck retrain RUN --removals random:40",
+        )
+    return removed, kept
+
+
+def predicted_changes(
+    influence: Artifact, retrain: Artifact, seed_place: int, retrain_place: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the scores (T, k) of what a seed's retraining removed, and which removals these are.
+
+    Shape of the latter: (K,), k of them true. Raises: ArtifactMismatch, see `compared_removals`,
+    and where groups were not scored.
+    """
+    removed, kept = compared_removals(influence, retrain, seed_place, retrain_place)
+    if "group_ids" in retrain.arrays:
+        return _group_scores(influence, removed[kept], seed_place, retrain.path), kept
+    positions = np.searchsorted(influence["train_ids"], removed[kept, 0])
+    return np.asarray(influence["scores"][seed_place][:, positions]), kept
 
 
 def _group_scores(

@@ -40,6 +40,10 @@ def influence(
     normalisation: options.NormalisationName = None,
     step: options.StepName = None,
     group_size: options.GroupSize = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option("--held-out", help="Removals by which --damping auto is chosen."),
+    ] = None,
     removals: Annotated[
         str | None,
         typer.Option("--removals", help="With --group-size: which groups, as in retrain."),
@@ -78,8 +82,9 @@ def influence(
         return
     target = out or default_out(sources, f"influence-{config.influence.estimator}.npz")
     require_free(target, force)
+    explicit = session.explicit(flags)
     with terminal.live_progress() as reporter:
-        artifact = run_stage(config, sources, target, reporter, session.explicit(flags), influence)
+        artifact = run_stage(config, sources, target, reporter, explicit, influence, held_out)
     _show(session, artifact)
     if removals is not None and "group_ids" not in artifact.arrays:
         terminal.show_note("--removals says which groups are scored; there are none.")
@@ -118,6 +123,7 @@ def _show(session: Session, artifact: Artifact) -> None:
             **spectrum,
             "residual of the solve": residual,
             **({"not converged": "; ".join(reasons)} if reasons else {}),
+            **_path(artifact),
             **_groups(artifact),
             "written": str(artifact.path),
         },
@@ -137,3 +143,22 @@ def _groups(artifact: Artifact) -> dict[str, str]:
     )
     scores = f"{extreme(artifact['group_scores'])} nats; {certificate}"
     return {f"score of {groups} groups of {size}": scores}
+
+
+def _path(artifact: Artifact) -> dict[str, str]:
+    """Return what was found along a path of dampings, and which of them was chosen, if any."""
+    if "path_scores" not in artifact.arrays:
+        return {}
+    dampings = artifact["damping_path"]
+    facts = {
+        "path of dampings": f"{len(dampings)} from {dampings.min():g} to {dampings.max():g}; "
+        f"{artifact['path_converged'].mean():.0%} converged"
+    }
+    chosen = artifact.meta.get("damping_chosen")
+    if chosen is not None:
+        end = ", at an end of the path" if chosen["at_end_of_path"] else ""
+        facts["damping chosen"] = (
+            f"{chosen['damping']:g}{end}: mean Spearman {chosen['spearman']:.3f} with "
+            f"{chosen['removals']} removals of {chosen['chosen_on']}"
+        )
+    return facts

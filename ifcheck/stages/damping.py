@@ -1,0 +1,161 @@
+"""Agreement with truth along a path of dampings, and the damping that is chosen by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from ifcheck import provenance
+from ifcheck.agreement.metrics import MINIMUM_PAIRS, is_constant, spearman
+from ifcheck.agreement.statistics import mean_interval
+from ifcheck.artifacts import Artifact, read_artifact
+from ifcheck.errors import ArtifactMismatch, UnusableInput
+from ifcheck.stages.removals import compared_removals
+from ifcheck.stages.run import Run, require_same_checkpoints
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChosenDamping:
+    """The place on a path whose scores rank held-out removals best, and what says so."""
+
+    place: int
+    meta: dict[str, Any]
+
+
+def held_out_removals(run: Run, damping: object, path: Path | None) -> Artifact | None:
+    """Return the removals that `--damping auto` is chosen on; None where it is not asked for.
+
+    Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
+    """
+    if (damping == "auto") != (path is not None):
+        raise UnusableInput(
+            "--damping auto and --held-out go together: the damping is the one that ranks the "
+            "removals of that file best.",
+            remedy="For example: --damping auto --held-out run/retrain-held-out.npz",
+        )
+    if path is None:
+        return None
+    held_out = read_artifact(path, "retrain")
+    require_same_checkpoints(run, held_out.parents, path)
+    if "group_ids" in held_out.arrays or run.setup.config.retrain.group_size > 1:
+        raise UnusableInput(
+            "--damping auto is chosen on single rows, and scores single rows.",
+            remedy="Choose it on single rows, then score groups with that --damping.",
+        )
+    if not np.array_equal(held_out["test_ids"], run.test_ids):
+        raise ArtifactMismatch(
+            f"{path.name} has other test points or seeds than these checkpoints.",
+            remedy="Make it from the same checkpoints, with the same --test-points.",
+        )
+    return held_out
+
+
+def choose_damping(arrays: Mapping[str, NDArray[Any]], held_out: Artifact) -> ChosenDamping:
+    """Return the damping of largest mean Spearman over seeds and test points of `held_out`.
+
+    `arrays` are those of scores with a path. Of equal ones it is the smallest.
+    Raises: UnusableInput where no damping has a correlation for every seed and test point.
+    """
+    ids, dampings = arrays["train_ids"], arrays["damping_path"]
+    places = np.searchsorted(ids, held_out["removed_ids"])
+    true = held_out["loss_after"] - held_out["loss_before"][..., None]
+    seeds, tests, _ = true.shape
+    found = np.array(
+        [
+            _correlations(arrays["path_scores"][s, :, t][:, places[s]], true[s, t])
+            for s in range(seeds)
+            for t in range(tests)
+        ]
+    ).mean(axis=0)
+    if np.isnan(found).all():
+        raise UnusableInput(
+            f"{held_out.path.name} ranks nothing that a damping could be chosen by: its changes "
+            "are undefined or equal.",
+            remedy="Give removals of at least three rows whose retraining succeeded.",
+        )
+    # Rounding must not decide between dampings that rank alike.
+    place = int(np.argmax(found >= np.nanmax(found) - 1e-12))
+    meta = {
+        "chosen_on": held_out.path.name,
+        "digest": provenance.file_digest(held_out.path),
+        "truth": held_out.meta["config"]["retrain"]["truth"],
+        "removals": int(places.shape[1]),
+        "damping": float(dampings[place]),
+        "spearman": float(found[place]),
+        "at_end_of_path": place in (0, len(dampings) - 1),
+    }
+    return ChosenDamping(place, meta)
+
+
+def path_agreement(influence: Artifact, retrain: Artifact) -> list[dict[str, Any]]:
+    """Return how scores at each damping agree with the truth: a record for each of the path.
+
+    None where there is no path, or rows were removed in groups.
+    """
+    if "path_scores" not in influence.arrays or "group_ids" in retrain.arrays:
+        return []
+    correlations, slopes = [], []
+    for s, seed in enumerate(influence["seeds"].tolist()):
+        place = retrain["seeds"].tolist().index(seed)
+        removed, kept = compared_removals(influence, retrain, s, place)
+        rows = np.searchsorted(influence["train_ids"], removed[kept, 0])
+        for t in range(influence["test_ids"].shape[1]):
+            true = (retrain["loss_after"][place, t] - retrain["loss_before"][place, t])[kept]
+            predicted = influence["path_scores"][s, :, t][:, rows]
+            correlations.append(_correlations(predicted, true))
+            slopes.append(_slopes(predicted, true))
+    return [
+        _at_one_damping(influence, retrain, place, found, slope)
+        for place, (found, slope) in enumerate(
+            zip(np.transpose(correlations), np.transpose(slopes), strict=True)
+        )
+    ]
+
+
+def _at_one_damping(
+    influence: Artifact, retrain: Artifact, place: int, correlations: Floats, slopes: Floats
+) -> dict[str, Any]:
+    absolute = mean_interval(np.abs(correlations))
+    return {
+        "influence": influence.path.name,
+        "retrain": retrain.path.name,
+        "damping": float(influence["damping_path"][place]),
+        "abs_spearman_mean": absolute.mean,
+        "abs_spearman_ci95": absolute.half_width,
+        "spearman_median": _median(correlations),
+        "slope_median": _median(slopes),
+        "rel_residual_max": float(influence["path_rel_residual"][:, place].max()),
+        "solved_share": float(influence["path_converged"][:, place].mean()),
+        "n": absolute.n,
+        "undefined": absolute.excluded,
+    }
+
+
+def _varies(predicted: Floats, true: Floats) -> bool:
+    enough = len(true) >= MINIMUM_PAIRS and bool(np.isfinite([predicted, true]).all())
+    return enough and not bool(is_constant(predicted) or is_constant(true))
+
+
+def _correlations(predicted: Floats, true: Floats) -> Floats:
+    """Return Spearman's rho of each damping's scores (D, K); nan where there is none."""
+    return np.array([spearman(p, true)[0] if _varies(p, true) else np.nan for p in predicted])
+
+
+def _slopes(predicted: Floats, true: Floats) -> Floats:
+    """Return the slope of true on predicted changes; nan where there is none."""
+    return np.array(
+        [stats.linregress(p, true).slope if _varies(p, true) else np.nan for p in predicted]
+    )
+
+
+def _median(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else float("nan")

@@ -124,7 +124,9 @@ Damping = Annotated[
 ]
 SolverName = Annotated[
     str | None,
-    typer.Option("--solver", help="How H x = g is solved: exact, cg, minres, lissa or lanczos."),
+    typer.Option(
+        "--solver", help="How H x = g is solved: exact, cg, minres, lissa, lanczos or ekfac."
+    ),
 ]
 CurvatureName = Annotated[
     str | None,

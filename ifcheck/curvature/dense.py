@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from ifcheck.curvature.ekfac import ekfac
+from ifcheck.curvature.kronecker import KroneckerMatrix
 from ifcheck.errors import UnusableInput
 from ifcheck.models import rows_at_once
 from ifcheck.objective import Objective, weighted_mean
@@ -143,6 +145,10 @@ class Differentiable:
             for total, share in zip(sums, shares, strict=True):
                 total += torch.autograd.grad(losses, parameters, share[rows], retain_graph=True)[0]
         return sums
+
+    def kronecker(self, inputs: Tensor, targets: Tensor, empirical: bool) -> KroneckerMatrix:
+        """Approximate G by Kronecker factors, see `ekfac`. Raises: UnusableInput, RunFailed."""
+        return ekfac(self._network, self._layout.names, inputs, targets, empirical)
 
     def _blocks(self, inputs: Tensor) -> tuple[slice, ...]:
         """Return which rows are differentiated together; slices, which copy nothing."""

@@ -35,7 +35,13 @@ class Hessian:
 
     def operator(self, rows: TrainingRows) -> HessianOperator:
         size = len(rows.parameters)
-        return HessianOperator(size, rows.hessian_product, rows.hessian, rows.device)
+        return HessianOperator(
+            size,
+            rows.hessian_product,
+            rows.hessian,
+            rows.device,
+            lambda: rows.kronecker(empirical=False),
+        )
 
 
 @CURVATURES.register("ggn")
@@ -51,7 +57,13 @@ class GeneralizedGaussNewton:
 
     def operator(self, rows: TrainingRows) -> HessianOperator:
         size = len(rows.parameters)
-        return HessianOperator(size, rows.gauss_newton_product, rows.gauss_newton, rows.device)
+        return HessianOperator(
+            size,
+            rows.gauss_newton_product,
+            rows.gauss_newton,
+            rows.device,
+            lambda: rows.kronecker(empirical=False),
+        )
 
 
 @CURVATURES.register("empirical-fisher")
@@ -78,4 +90,10 @@ class EmpiricalFisher:
                 matrix.addmm_(gradients.mT, gradients, alpha=1 / rows.count)
             return matrix
 
-        return HessianOperator(len(rows.parameters), product, dense, rows.device)
+        return HessianOperator(
+            len(rows.parameters),
+            product,
+            dense,
+            rows.device,
+            lambda: rows.kronecker(empirical=True),
+        )

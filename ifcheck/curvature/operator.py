@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from ifcheck.curvature.kronecker import KroneckerMatrix
 from ifcheck.errors import Diverged, RunFailed
 
 # Matrices of the Hessian's size that are alive together at most while it is made and solved with:
@@ -29,6 +30,8 @@ class HessianOperator:
     product: Callable[[Tensor], Tensor]  # (D, params) -> (D, params), row by row H v
     dense: Callable[[], Tensor]  # the matrix; raises RunFailed or UnusableInput where too large
     device: torch.device = CPU
+    # What approximates it, where that is known; may raise UnusableInput, RunFailed or Diverged.
+    kronecker: Callable[[], KroneckerMatrix] | None = None
 
     @classmethod
     def of_matrix(cls, matrix: Tensor) -> HessianOperator:
@@ -39,20 +42,24 @@ class HessianOperator:
 
     def plus_diagonal(self, diagonal: Tensor | float) -> HessianOperator:
         """Return the operator of H + diag(diagonal)."""
+        kronecker, shift = self.kronecker, _shift(diagonal)
         return HessianOperator(
             self.size,
             lambda directions: self.product(directions) + diagonal * directions,
             lambda: plus_diagonal(self.dense(), diagonal),
             self.device,
+            None if kronecker is None or shift is None else lambda: kronecker().plus(shift),
         )
 
     def times(self, factor: float) -> HessianOperator:
         """Return the operator of factor * H."""
+        kronecker = self.kronecker
         return HessianOperator(
             self.size,
             lambda directions: factor * self.product(directions),
             lambda: factor * self.dense(),
             self.device,
+            None if kronecker is None else lambda: kronecker().times(factor),
         )
 
     def plus(self, other: HessianOperator) -> HessianOperator:
@@ -85,6 +92,14 @@ class HessianOperator:
             rmatmat=products,
             dtype=np.float64,
         )
+
+
+def _shift(diagonal: Tensor | float) -> float | None:
+    """Return the one value of a diagonal, or None where there are several."""
+    if not isinstance(diagonal, Tensor):
+        return diagonal
+    least, largest = diagonal.aminmax()
+    return float(least) if bool(least == largest) else None
 
 
 def require_finite(values: Tensor, what: str) -> None:

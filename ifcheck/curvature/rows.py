@@ -13,13 +13,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from ifcheck.curvature.dense import Differentiable, HessianProducts
+from ifcheck.curvature.ekfac import ekfac
 from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.curvature.head_loss import HeadLoss, head_loss
+from ifcheck.curvature.kronecker import KroneckerMatrix
 from ifcheck.curvature.operator import require_memory_for_dense
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective, uniform_weights
-from ifcheck.params import Layout
+from ifcheck.params import Layout, load_flat
 
 ROW_VALUES = 1 << 22  # of rows' gradients that are alive together: 32 MB
 
@@ -53,6 +55,12 @@ class TrainingRows(Protocol):
 
     def gauss_newton(self) -> Tensor:
         """Return G (P, P). Raises: RunFailed, UnusableInput where it is too large."""
+
+    def kronecker(self, empirical: bool) -> KroneckerMatrix:
+        """Approximate G, or the empirical Fisher matrix, by Kronecker factors; see `ekfac`.
+
+        Raises: UnusableInput for other parameters than those of whole layers; RunFailed, Diverged.
+        """
 
     def row_gradients(self, rows: slice) -> Tensor:
         """Return the gradients of some rows' losses. Shape: (some rows, P)."""
@@ -114,6 +122,9 @@ class NetworkRows:
     def gauss_newton(self) -> Tensor:
         require_memory_for_dense(len(self.parameters), self.device)
         return self.gauss_newton_product(torch.eye(len(self.parameters)).to(self.parameters))
+
+    def kronecker(self, empirical: bool) -> KroneckerMatrix:
+        return self.model.kronecker(self.inputs, self.targets, empirical)
 
     def row_gradients(self, rows: slice) -> Tensor:
         return self.model.row_gradients(self.inputs[rows], self.targets[rows])
@@ -200,6 +211,13 @@ class HeadRows:
 
     def gauss_newton(self) -> Tensor:
         return self.hessian() if self._linear else self.whole().gauss_newton()
+
+    def kronecker(self, empirical: bool) -> KroneckerMatrix:
+        if not isinstance(self.loss, SoftmaxHeadLoss) or len(self.within) < len(self.flat):
+            return self.whole().kronecker(empirical)  # which refuses
+        head = nn.Linear(self.features.shape[1], self.loss.classes, device=self.device)
+        load_flat(head, self.flat)
+        return ekfac(head, ("weight", "bias"), self.features, self.targets, empirical)
 
     def row_gradients(self, rows: slice) -> Tensor:
         return self.gradients_of(self.features[rows], self.targets[rows])

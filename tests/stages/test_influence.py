@@ -237,6 +237,19 @@ def test_every_solver_scores_as_exact_does(solver, options, close, tiny, runs, t
     assert described == SOLVERS.options(solver) | options
 
 
+@pytest.mark.parametrize("params", ["head", "all"])
+def test_an_approximate_solver_scores_and_says_that_it_is_one(params, tiny, runs, tmp_path):
+    parts = {"influence.params": params, "influence.damping": 0.1}
+    exact = influence(tiny(parts), [runs("l2")], tmp_path / "exact.npz")
+    config = tiny({**parts, "influence.solver": "ekfac"})
+    found = influence(config, [runs("l2")], tmp_path / "ekfac.npz")
+    assert found["scores"].shape == exact["scores"].shape
+    assert (found["rel_residual"] > 1e-3).all()
+    assert not found["converged"].any()
+    assert all("EK-FAC is an approximation" in reason for reason in found.meta["not_converged"])
+    assert found.meta["config"]["influence"]["solver_options"] == {"tolerance": 1e-6}
+
+
 @pytest.mark.parametrize("curvature", ["ggn", "empirical-fisher"])
 @pytest.mark.parametrize("params", ["head", "all"])
 def test_curvature_by_name(curvature, params, tiny, runs, tmp_path):

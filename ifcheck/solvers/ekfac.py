@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +39,10 @@ class _Prepared:
         if not solution.reason:
             return solution
         return replace(solution, reason=f"EK-FAC is an approximation: {solution.reason}")
+
+    def along(self, rhs: Tensor, dampings: Sequence[float]) -> list[Solution]:
+        operator = self.matrix.operator
+        return [replace(self, matrix=Damped(operator, d)).solve(rhs) for d in dampings]
 
 
 @SOLVERS.register("ekfac")

@@ -72,8 +72,10 @@ def _solution(
 ) -> Solution:
     found = [space.coordinates(matrix.damping) @ space.vectors for space in spaces]
     solution = matrix.solution(torch.stack(found), rhs, steps, stopping)
-    least = min(float(space.values.min()) for space in spaces if len(space.values))
-    if not definite or least + matrix.damping >= 0:
+    values = torch.cat([space.values for space in spaces])
+    least = float(values.min())
+    zero = rounding(matrix.operator.size, float(values.abs().max()))
+    if not definite or least + matrix.damping >= -zero:
         return solution
     reason = f"the Hessian has a negative eigenvalue of {least:.1e} or less"
     return replace(solution, converged=torch.zeros_like(solution.converged), reason=reason)

@@ -82,7 +82,8 @@ def choose_damping(arrays: Mapping[str, NDArray[Any]], held_out: Artifact) -> Ch
             remedy="Give removals of at least three rows whose retraining succeeded.",
         )
     # Rounding must not decide between dampings that rank alike.
-    place = int(np.argmax(found >= np.nanmax(found) - 1e-12))
+    best = np.flatnonzero(found >= np.nanmax(found) - 1e-12)
+    place = int(best[np.argmin(dampings[best])])
     meta = {
         "chosen_on": held_out.path.name,
         "digest": provenance.file_digest(held_out.path),
@@ -90,7 +91,7 @@ def choose_damping(arrays: Mapping[str, NDArray[Any]], held_out: Artifact) -> Ch
         "removals": int(places.shape[1]),
         "damping": float(dampings[place]),
         "spearman": float(found[place]),
-        "at_end_of_path": place in (0, len(dampings) - 1),
+        "at_end_of_path": bool(dampings[place] in (dampings.min(), dampings.max())),
     }
     return ChosenDamping(place, meta)
 

@@ -1,8 +1,10 @@
 """The tables of `evaluate` and `fragility`: no wider than 100 columns, no number folded."""
 
+import math
+
 import pytest
 
-from ifcheck.cli.tables import interval, show_agreement, show_study
+from ifcheck.cli.tables import interval, show_agreement, show_paths, show_study
 from ifcheck.cli.terminal import MAX_WIDTH, number
 from ifcheck.stages.fragility import Cost, Study
 from tests.cli.conftest import STUDY
@@ -27,6 +29,9 @@ WORST = {  # as wide as such numbers get
     "normalisation": "both n-1",
     "predicted_normalisation": "n-1",
     "true_normalisation": "n-1",
+    "group_size": 1,
+    "held_out": 0,
+    "damping_chosen": None,
 }
 
 
@@ -104,6 +109,38 @@ def test_the_widest_agreement_table_fits_100_columns_in_one_line_a_pair(summarie
                 *("0.99±.12", "-0.988", "-1.23e-05", "-1.23e+05"),
                 *("0.99", "0.99", "(0.25)", "1.2e-05"),
             ]
+
+
+def test_groups_and_a_chosen_damping_are_said(summaries, capsys):
+    chosen = {"damping": 0.003, "chosen_on": "retrain-random.npz"}
+    told = {**summaries[0], "group_size": 5, "held_out": 7, "damping_chosen": chosen}
+    show_agreement([told])
+    shown = capsys.readouterr()
+    assert "groups of 5 rows" in shown.out
+    note = " ".join(shown.err.split())
+    assert "damping 0.003 was chosen on retrain-random.npz" in note
+    assert "up to 7 are among its own and left out" in note
+
+
+def test_the_widest_table_along_a_path_fits_100_columns(capsys):
+    row = {
+        "influence": "influence-newton-step.npz",
+        "retrain": "retrain-newton-all.npz",
+        "damping": 3e-06,
+        "abs_spearman_mean": 0.98765,
+        "abs_spearman_ci95": 0.12345,
+        "spearman_median": -0.98765,
+        "slope_median": -1.2345e-05,
+        "rel_residual_max": 1.2345e-12,
+        "solved_share": 1.0,
+    }
+    unsolved = {**row, "damping": 0.0, "abs_spearman_mean": math.nan, "rel_residual_max": math.nan}
+    show_paths([row, unsolved])
+    lines = table_lines(capsys.readouterr().out)
+    assert max(map(len, lines)) <= 100
+    expected = ["3e-06", "0.99±.12", "-0.988", "-1.23e-05", "1.2e-12", "100%"]
+    assert expected in [line.split() for line in lines]
+    assert ["0", "–", "-0.988", "-1.23e-05", "–", "100%"] in [line.split() for line in lines]
 
 
 def test_the_widest_table_of_tests_fits_100_columns(summaries, capsys, tmp_path):

@@ -170,7 +170,7 @@ def test_a_studys_time_counts_every_cell_seed_and_file(clock, monkeypatch, tiny)
         clock.now += 0.002 * config.retrain.epochs
 
     def by_seed(seconds):
-        def fake(config, sources, out):
+        def fake(config, sources, out, *_files):
             seeds = len(find_checkpoints(sources))
             clock.now += seconds * seeds
             out.write_text(str(seeds))

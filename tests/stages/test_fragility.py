@@ -323,9 +323,8 @@ def test_a_second_run_recomputes_nothing(copied, config, no_pictures, monkeypatc
     def refuse(*_args, **_kwargs):
         raise AssertionError("a finished stage ran again")
 
-    monkeypatch.setattr(stage, "train", refuse)
-    monkeypatch.setattr(stage, "retrain", refuse)
-    monkeypatch.setattr(stage, "STAGES", dict.fromkeys(stage.STAGES, refuse))
+    for name in ("train", "influence", "retrain", "eigen"):
+        monkeypatch.setattr(stage, name, refuse)
     tables = {name: (copied / name).read_bytes() for name in ("results.csv", "summary.csv")}
     before = times_of(copied)
     fragility(config, copied)
@@ -598,12 +597,12 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
 
 
 def test_running_out_of_memory_fails_the_cell_alone(config, tmp_path, monkeypatch, no_pictures):
-    def exhausted(config, *arguments):
+    def exhausted(config, *arguments, **files):
         if config.network.options["width"] == 5:
             raise MemoryError("cannot allocate")
-        return influence(config, *arguments)
+        return influence(config, *arguments, **files)
 
-    monkeypatch.setitem(stage.STAGES, "influence", exhausted)
+    monkeypatch.setattr(stage, "influence", exhausted)
     found = fragility(config, tmp_path / "study")
     assert [r["cell"] for r in found.summaries if "estimator" not in r] == [CELLS[2], CELLS[3]]
 

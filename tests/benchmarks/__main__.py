@@ -24,10 +24,10 @@ from ifcheck.models import initialise
 from ifcheck.models.mlp import MLPSpec
 from ifcheck.objective import Objective, weights_without
 from ifcheck.removal.newton import HeadProblem, minimise_head
-from tests.benchmarks import bayesian, end_to_end, engines, images, roofline
+from tests.benchmarks import bayesian, end_to_end, engines, images, products, roofline, solvers
 from tests.benchmarks import sequential_loop as loop
 
-PARTS = ("engines", "bayesian", "newton", "images", "command")
+PARTS = ("engines", "bayesian", "newton", "images", "command", "products", "solvers")
 IMAGE_ROUNDS = 3
 COMMAND_ROUNDS = 3  # one takes two minutes, nearly all of them the loop's
 
@@ -51,6 +51,10 @@ def main() -> None:
         _images(min(options.rounds, IMAGE_ROUNDS))
     if "command" in options.only:
         _command(min(options.rounds, COMMAND_ROUNDS))
+    if "products" in options.only:
+        _products(options.rounds)
+    if "solvers" in options.only:
+        _solvers()
 
 
 def _engines(part: str, rounds: int) -> None:
@@ -125,6 +129,42 @@ def _command(rounds: int) -> None:
     """Time the whole command beside one seed of the loop."""
     print()
     end_to_end.compare("l2", depth=1, width=5, rounds=rounds)
+
+
+def _products(rounds: int) -> None:
+    """Print products with Hessians beside other libraries', and what they leave in memory."""
+    others = ", ".join(
+        f"{name} {version(name)}" for name in ("curvlinops-for-pytorch", "pyhessian")
+    )
+    print(f"\n{others}; one thread, float64; ratio: ours to the fastest other")
+    print(
+        f"{'product':13} {'parameters':>10} {'rows':>6} {'blocks':>6} {'ours ms':>8} "
+        f"{'curvlinops':>10} {'pyhessian':>9} {'ratio':>6} {'difference':>10}"
+    )
+    for line in products.measure(rounds):
+        ms = {library: seconds * 1e3 for library, seconds in line.seconds.items()}
+        print(
+            f"{line.network:13} {line.parameters:10,} {line.rows:6,} {line.blocks:6} "
+            f"{ms[products.OURS]:8.4g} {ms['curvlinops']:10.4g} {ms['pyhessian']:9.4g} "
+            f"{line.ratio:6.2f} {line.difference:10.1e}",
+            flush=True,
+        )
+    for grown in products.growth():
+        print(
+            f"{products.PRODUCTS:,} products, mlp 4-5-3, {grown.rows:,} rows in {grown.blocks} "
+            f"block(s): {grown.before:.1f} MB before, {grown.after:.1f} MB after",
+            flush=True,
+        )
+
+
+def _solvers() -> None:
+    """Print every solver on every operator as a Markdown table, row by row as it is measured."""
+    print(f"\n{solvers.introduction()}\n")
+    print(solvers.HEADER)
+    started = time.perf_counter()
+    for line in solvers.measure():
+        print(line.markdown(), flush=True)
+    print(f"\nsolvers: {(time.perf_counter() - started) / 60:.0f} min")
 
 
 def _processor() -> str:

@@ -70,12 +70,18 @@ def _alternate(
 ) -> tuple[float, float]:
     """Return the medians of what the loop says it takes and of how long ours takes."""
     ours()  # what is allocated and loaded once
-    repeats = math.ceil(TELLING_SECONDS / _timed(ours, 1))
-    pairs = [(loop(), _timed(ours, repeats)) for _ in range(rounds)]
+    repeats = repeats_to_tell(ours)
+    pairs = [(loop(), timed(ours, repeats)) for _ in range(rounds)]
     return statistics.median(one for one, _ in pairs), statistics.median(own for _, own in pairs)
 
 
-def _timed(work: Callable[[], object], repeats: int) -> float:
+def repeats_to_tell(work: Callable[[], object]) -> int:
+    """Return how often to repeat work within a round for the clock to tell its time."""
+    return math.ceil(TELLING_SECONDS / timed(work, 1))
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """Return the mean seconds of work over so many repeats."""
     started = time.perf_counter()
     for _ in range(repeats):
         work()

@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -77,3 +78,14 @@ def test_room_is_taken_at_once_and_not_when_it_is_written_to(folder):
     tensor = memory.empty((50_000_000,), torch.float64, CPU)
     block = os.statvfs(folder).f_frsize
     assert (free - os.statvfs(folder).f_bfree) * block > 0.5 * tensor.nbytes
+
+
+def test_a_process_that_a_large_one_started_counts_its_own_memory():
+    """As Linux starts one, `ru_maxrss` takes over what its parent holds."""
+    large = torch.ones(125_000_000, dtype=torch.float64)
+    code = "from ifcheck.memory import peak_memory_bytes; print(peak_memory_bytes())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert memory.peak_memory_bytes() >= large.nbytes
+    assert 50e6 < int(found.stdout) < 0.7 * large.nbytes

@@ -74,12 +74,7 @@ class Differentiable:
 
         Raises: UnusableInput where the selection is too large.
         """
-        if len(self.parameters) > MAX_DENSE_PARAMETERS:
-            raise UnusableInput(
-                f"a dense Hessian of {len(self.parameters):,} parameters was asked for; "
-                f"by automatic differentiation it takes at most {MAX_DENSE_PARAMETERS:,}.",
-                remedy="Use --solver cg with some --damping, or --params head.",
-            )
+        require_dense_size(len(self.parameters))
         leaf = self.parameters.clone().requires_grad_()
         with torch.enable_grad():
             loss = weighted_mean(self._losses(leaf, inputs, targets), weights)
@@ -207,3 +202,16 @@ class HessianProducts:
             loss = weighted_mean(self._losses(leaf, rows), self._weights[rows])
             (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
         return leaf, gradient
+
+
+def require_dense_size(size: int) -> None:
+    """Refuse a matrix of more parameters than differentiation takes in minutes.
+
+    Raises: UnusableInput.
+    """
+    if size > MAX_DENSE_PARAMETERS:
+        raise UnusableInput(
+            f"a dense Hessian of {size:,} parameters was asked for; "
+            f"by automatic differentiation it takes at most {MAX_DENSE_PARAMETERS:,}.",
+            remedy="Use --solver cg with some --damping, or --params head.",
+        )

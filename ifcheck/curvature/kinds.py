@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature.head import row_blocks
-from ifcheck.curvature.operator import HessianOperator, require_memory_for_dense
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.curvature.rows import ROW_VALUES, TrainingRows
 from ifcheck.registry import Registry
 
@@ -82,8 +82,8 @@ class EmpiricalFisher:
             return rows.combined_gradients(rows.row_products(directions) / rows.count)
 
         def dense() -> Tensor:
+            rows.require_dense()
             size = len(rows.parameters)
-            require_memory_for_dense(size, rows.device)
             matrix = torch.zeros(size, size).to(rows.parameters)
             for block in row_blocks(rows.count, size, ROW_VALUES):
                 gradients = rows.row_gradients(block)

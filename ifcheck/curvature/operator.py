@@ -32,6 +32,7 @@ class HessianOperator:
     device: torch.device = CPU
     # What approximates it, where that is known; may raise UnusableInput, RunFailed or Diverged.
     kronecker: Callable[[], KroneckerMatrix] | None = None
+    shift: float = 0.0  # of all eigenvalues alike, by diagonals that were added
 
     @classmethod
     def of_matrix(cls, matrix: Tensor) -> HessianOperator:
@@ -49,6 +50,7 @@ class HessianOperator:
             lambda: plus_diagonal(self.dense(), diagonal),
             self.device,
             None if kronecker is None or shift is None else lambda: kronecker().plus(shift),
+            self.shift + (shift or 0.0),
         )
 
     def times(self, factor: float) -> HessianOperator:
@@ -60,6 +62,7 @@ class HessianOperator:
             lambda: factor * self.dense(),
             self.device,
             None if kronecker is None else lambda: kronecker().times(factor),
+            factor * self.shift,
         )
 
     def plus(self, other: HessianOperator) -> HessianOperator:
@@ -69,6 +72,7 @@ class HessianOperator:
             lambda directions: self.product(directions) + other.product(directions),
             lambda: self.dense() + other.dense(),
             self.device,
+            shift=self.shift + other.shift,
         )
 
     def linear_operator(self) -> LinearOperator:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from ifcheck.curvature.dense import Differentiable, HessianProducts
+from ifcheck.curvature.dense import Differentiable, HessianProducts, require_dense_size
 from ifcheck.curvature.ekfac import ekfac
 from ifcheck.curvature.head import SoftmaxHeadLoss
 from ifcheck.curvature.head_loss import HeadLoss, head_loss
@@ -61,6 +61,9 @@ class TrainingRows(Protocol):
 
         Raises: UnusableInput for other parameters than those of whole layers; RunFailed, Diverged.
         """
+
+    def require_dense(self) -> None:
+        """Refuse a matrix (P, P) that is too large to make. Raises: RunFailed, UnusableInput."""
 
     def row_gradients(self, rows: slice) -> Tensor:
         """Return the gradients of some rows' losses. Shape: (some rows, P)."""
@@ -120,11 +123,15 @@ class NetworkRows:
         return self.model.gauss_newton_product(self.inputs, self.targets, self.weights, directions)
 
     def gauss_newton(self) -> Tensor:
-        require_memory_for_dense(len(self.parameters), self.device)
+        self.require_dense()
         return self.gauss_newton_product(torch.eye(len(self.parameters)).to(self.parameters))
 
     def kronecker(self, empirical: bool) -> KroneckerMatrix:
         return self.model.kronecker(self.inputs, self.targets, empirical)
+
+    def require_dense(self) -> None:
+        require_dense_size(len(self.parameters))
+        require_memory_for_dense(len(self.parameters), self.device)
 
     def row_gradients(self, rows: slice) -> Tensor:
         return self.model.row_gradients(self.inputs[rows], self.targets[rows])
@@ -198,7 +205,7 @@ class HeadRows:
         return moved[:, self.within]
 
     def hessian(self) -> Tensor:
-        require_memory_for_dense(len(self.flat), self.device)
+        self.require_dense()
         matrix = self.loss.hessian(self.flat, self.features, self.targets, self.weights)
         if len(self.within) == len(matrix):
             return matrix
@@ -218,6 +225,9 @@ class HeadRows:
         head = nn.Linear(self.features.shape[1], self.loss.classes, device=self.device)
         load_flat(head, self.flat)
         return ekfac(head, ("weight", "bias"), self.features, self.targets, empirical)
+
+    def require_dense(self) -> None:
+        require_memory_for_dense(len(self.flat), self.device)
 
     def row_gradients(self, rows: slice) -> Tensor:
         return self.gradients_of(self.features[rows], self.targets[rows])

@@ -19,21 +19,22 @@ from ifcheck.solvers.iterative import Damped, Stopping, checked, require_whole
 class _Prepared:
     matrix: Damped
     stopping: Stopping
-    values: Tensor  # (rank,) undamped
+    values: Tensor  # (rank,) of the matrix without its shift
     vectors: Tensor  # (params, rank)
     spectrum: Spectrum
 
     def solve(self, rhs: Tensor) -> Solution:
-        """Solve in the space of the vectors, and beside it as if the Hessian were zero there."""
+        """Solve in the space of the vectors, and beside it as if there were its shift alone."""
         rhs = checked(rhs)
         within = rhs @ self.vectors
-        damped = self.values + self.matrix.damping
+        beside = self.matrix.operator.shift + self.matrix.damping
+        damped = self.values + beside
         least = rounding(self.matrix.operator.size, float(self.values.abs().max()))
         usable = damped.abs() > least
         inverse = torch.where(usable, 1 / torch.where(usable, damped, 1.0), 0.0)
         x = (within * inverse) @ self.vectors.mT
-        if self.matrix.damping > 0:
-            x += (rhs - within @ self.vectors.mT) / self.matrix.damping
+        if beside > 0:
+            x += (rhs - within @ self.vectors.mT) / beside
         steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)
         return self.matrix.solution(x, rhs, steps, self.stopping)
 
@@ -45,11 +46,11 @@ class _Prepared:
 @SOLVERS.register("lanczos")
 @dataclass(frozen=True)
 class LowRank:
-    """The Hessian's `rank` eigenvalues of largest magnitude, by Lanczos; the others count as zero.
+    """The data's `rank` eigenvalues of largest magnitude, by Lanczos; the others count as zero.
 
-    Schioppa et al. (2022) leave out what is beside these directions; that is done without damping.
-    With damping it is divided by the damping, as the matrix says. An approximation: the residual
-    tells of what.
+    Weight decay and damping curve all directions alike, and count in full: what is beside these
+    eigenvectors is divided by them. Without either it is left out (Schioppa et al. 2022). An
+    approximation: the residual tells of what.
     """
 
     rank: int = 50
@@ -61,9 +62,9 @@ class LowRank:
 
     def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
         """Raises: Diverged where the eigenvalues are not found."""
-        found = largest_eigenpairs(operator, self.rank, 0.0)
+        found = largest_eigenpairs(operator.plus_diagonal(-operator.shift), self.rank, 0.0)
         values, vectors = (torch.from_numpy(array).to(operator.device) for array in found)
         largest = float(values.max()) if bool((values > 0).any()) else math.nan
-        spectrum = Spectrum(math.nan, largest, null_space=-1, negative=-1)
+        spectrum = Spectrum(math.nan, largest + operator.shift, null_space=-1, negative=-1)
         stopping = Stopping(self.tolerance)
         return _Prepared(Damped(operator, damping), stopping, values, vectors, spectrum)

@@ -18,6 +18,8 @@ from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked
 from ifcheck.solvers.krylov import solve_along
 
 FURTHER = 1e-2  # by which the tolerance that scipy is given falls from one start to the next
+FIRST_CHECK = 10  # iterations after which the residual is looked at, which takes a product
+CHECKS = 1.1  # times as many until it is looked at again
 LEAST_TOLERANCE = 1e-16  # below it there is rounding
 NO_CURVATURE = 1e-9  # of a direction, beside that of the right-hand side
 
@@ -45,18 +47,18 @@ class _Prepared:
     ) -> tuple[NDArray[np.float64], int]:
         """Return a solution (params,) and how many iterations it took.
 
-        Scipy measures a residual by |A| |x| + |b|. Where it is content with one that is too large
-        beside |b|, it starts again from there and is asked for more, unless what is left has no
-        curvature.
+        Scipy measures a residual by |A| |x| + |b|: it is asked for little, and stopped where the
+        residual is small beside |b|. Where it is content before, it starts again from there and is
+        asked for less, unless what is left has no curvature.
         """
         size, iterations = float(np.linalg.norm(rhs)), self.stopping.iterations
-        goal, asked = self.stopping.tolerance * size, self.stopping.tolerance
+        goal, asked = self.stopping.tolerance * size, FURTHER**2 * self.stopping.tolerance
         x, residual, image, steps = np.zeros_like(rhs), rhs, operator.matvec(rhs), 0
         least = NO_CURVATURE * float(np.linalg.norm(image)) / (size or 1.0)
         while size > goal and steps < iterations and asked >= LEAST_TOLERANCE:
             if np.linalg.norm(image) <= least * size:
                 break
-            change, taken = _minimise(operator, residual, asked, iterations - steps, least)
+            change, taken = _minimise(operator, residual, goal, asked, iterations - steps, least)
             after = residual - operator.matvec(change)
             asked, steps = FURTHER * asked, steps + taken
             if np.linalg.norm(after) < size:
@@ -72,24 +74,29 @@ class _Enough(Exception):
 def _minimise(
     operator: LinearOperator,
     rhs: NDArray[np.float64],
+    goal: float,
     tolerance: float,
     iterations: int,
     least: float,
 ) -> tuple[NDArray[np.float64], int]:
-    """Return scipy's solution (params,) and its iterations.
+    """Return scipy's solution (params,), of a residual of `goal` if it can, and its iterations.
 
     Or the last one before it grows as only a curvature below `least` lets it: where a right-hand
     side has a part beside the range, scipy may pass over the solution into rounding.
     """
     longest = np.linalg.norm(rhs) / least
-    solution, steps = np.zeros_like(rhs), 0
+    solution, steps, check = np.zeros_like(rhs), 0, FIRST_CHECK
 
     def watch(x: NDArray[np.float64]) -> None:
-        nonlocal solution, steps
+        nonlocal solution, steps, check
         steps += 1
         if np.linalg.norm(x) > longest:
             raise _Enough
         solution = x
+        if steps >= check:
+            check = int(CHECKS * check) + 1
+            if np.linalg.norm(rhs - operator.matvec(x)) <= goal:
+                raise _Enough
 
     with suppress(_Enough):
         solution, _ = minres(operator, rhs, rtol=tolerance, maxiter=iterations, callback=watch)

@@ -235,6 +235,34 @@ def test_low_rank_keeps_the_largest_magnitudes(damping):
     assert "1e-06 was asked for" in solution.reason
 
 
+@pytest.mark.parametrize("damping", [0.0, 0.05])
+def test_low_rank_counts_weight_decay_in_full(damping):
+    values = np.array([*np.geomspace(1e-6, 1e-4, 8), 1.0, 2.0, 3.0])
+    matrix, rhs = with_eigenvalues(*values), right_hand_sides(2, 11)
+    decayed = (
+        by_products(matrix)
+        .times(2.0)
+        .plus_diagonal(0.01)
+        .plus_diagonal(torch.full((11,), 0.02, dtype=torch.float64))
+    )
+    assert decayed.shift == pytest.approx(0.03)
+    prepared = SOLVERS.create("lanczos", {"rank": 3}).prepare(decayed, damping)
+    solution = prepared.solve(torch.from_numpy(rhs))
+    found, vectors = np.linalg.eigh(2 * matrix)
+    kept = np.where(found >= 1, found, 0)
+    expected = (rhs @ vectors / (kept + 0.03 + damping)) @ vectors.T
+    assert_allclose(solution.x, expected, rtol=1e-9)
+    assert prepared.spectrum.largest == pytest.approx(6.03)
+    exact = np.linalg.solve(2 * matrix + (0.03 + damping) * np.eye(11), rhs.T).T
+    assert np.linalg.norm(solution.x.numpy() - exact) < 0.01 * np.linalg.norm(exact)
+
+
+def test_minimal_residuals_take_about_as_many_iterations_as_conjugate_gradient():
+    matrix, rhs = with_eigenvalues(*np.geomspace(0.005, 3, 60)), right_hand_sides(4, 60)
+    steps = {name: solve(name, matrix, rhs).steps.max() for name in ("cg", "minres")}
+    assert steps["minres"] <= 1.2 * steps["cg"]
+
+
 def test_as_many_as_there_are_solve_it():
     matrix, rhs = with_eigenvalues(-2, 0.01, 1, 3), right_hand_sides(2, 4)
     solution = solve("lanczos", matrix, rhs, rank=50)

@@ -122,12 +122,18 @@ def _show(session: Session, artifact: Artifact) -> None:
             "score": f"{extreme(artifact['scores'])} nats (positive: removal hurts)",
             **spectrum,
             "residual of the solve": residual,
-            **({"not converged": "; ".join(reasons)} if reasons else {}),
+            **({"not converged": _first_of(reasons)} if reasons else {}),
             **_path(artifact),
             **_groups(artifact),
             "written": str(artifact.path),
         },
     )
+
+
+def _first_of(reasons: list[str]) -> str:
+    """Return a reason, and how many others the file has: networks differ in a number or two."""
+    others = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return reasons[0].rstrip(".") + others
 
 
 def _groups(artifact: Artifact) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,13 +48,19 @@ class SecondOrder:
         inverse = Inverse.of(regularised(model.hessian, model, estimator), model, estimator)
         solved = inverse.solution.x
         first = row_products(model, estimator, solved)
-        back = inverse.prepared.solve(model.hessian.product(solved)).x
+        back = inverse.prepared.solve(model.hessian.product(solved))
         own = torch.einsum(
             "tna,nab,nb->tn", inverse.own.products(solved), inverse.own.hessians(), inverse.steps
         )
-        shared = regulariser_weight(estimator) * row_products(model, estimator, back)
+        shared = regulariser_weight(estimator) * row_products(model, estimator, back.x)
         values = (first + (own - shared) / left) / left
-        return Scores(values, inverse.solution, inverse.prepared)
+        solution = replace(
+            inverse.solution,
+            rel_residual=torch.maximum(inverse.solution.rel_residual, back.rel_residual),
+            converged=inverse.solution.converged & back.converged,
+            reason=inverse.solution.reason or back.reason,
+        )
+        return Scores(values, solution, inverse.prepared)
 
     def group_scores(
         self, model: LocalModel, estimator: Estimator, scores: Scores, groups: Tensor

@@ -170,6 +170,43 @@ def test_all_parameters_are_those_of_curvlinops(network, kind, name):
     torch.testing.assert_close(operator.dense(), expected, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", list(CURVATURES))
+@pytest.mark.parametrize("selection", ["head", "all"])
+def test_some_rows_have_the_curvature_that_they_have_alone(network, kind, selection):
+    positions = torch.tensor([5, 0, 3])
+    model = local_model(network, Objective(), selection, TRAIN, TEST, kind)
+    alone = operator_of(
+        network, Objective(), selection, kind, tuple(rows[positions] for rows in TRAIN)
+    )
+    found = model.hessian_at(positions)
+    torch.testing.assert_close(found.dense(), alone.dense(), rtol=1e-12, atol=1e-15)
+    directions = torch.from_numpy(np.random.default_rng(1).normal(size=(2, found.size)))
+    torch.testing.assert_close(
+        found.product(directions), alone.product(directions), rtol=1e-12, atol=1e-15
+    )
+
+
+def test_sums_of_gradients_are_those_of_the_rows(network):
+    for selection in ("head", "all"):
+        model = local_model(network, Objective(), selection, TRAIN, TEST)
+        shares = torch.from_numpy(np.random.default_rng(2).normal(size=(2, len(TRAIN[1]))))
+        directions = torch.eye(model.hessian.size, dtype=torch.float64)
+        rows = model.train_products(directions)  # (params, rows)
+        torch.testing.assert_close(model.train_sums(shares), shares @ rows.mT)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "empirical-fisher"])
+def test_operators_add_up(network, kind):
+    first = operator_of(network, Objective(), "head", kind)
+    other = operator_of(network, Objective(), "head", "ggn").times(-0.5).plus_diagonal(0.25)
+    both = first.plus_diagonal(1.0).plus(other)
+    expected = first.dense() + other.dense() + torch.eye(15, dtype=torch.float64)
+    torch.testing.assert_close(both.dense(), expected)
+    directions = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 15)))
+    torch.testing.assert_close(both.product(directions), directions @ expected)
+    assert both.shift == 1.25
+
+
 # --- ordinary inputs that are extreme --------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from ifcheck.errors import Diverged
+from ifcheck.errors import Diverged, UnusableInput
 from ifcheck.scores import ESTIMATORS, STEPS, influence_scores
 from ifcheck.scores.base import GroupScores, Scores
 from tests import oracles
@@ -155,3 +155,62 @@ def test_a_group_without_which_nothing_is_definite_says_so():
     problem = synthetic()
     with pytest.raises(Diverged):
         scored(problem, "newton", solver="cg", hessian="data", damping=0.0)
+
+
+# --- ordinary inputs that are extreme --------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", STEP_NAMES)
+def test_groups_of_the_same_rows_have_one_score(step):
+    problem = synthetic(rows=12)
+    twice = problem._replace(
+        inputs=np.repeat(problem.inputs, 2, axis=0), targets=np.repeat(problem.targets, 2)
+    )
+    groups = torch.tensor([[0, 2, 10], [1, 3, 11], [10, 1, 2]])
+    values = scored(twice, step, groups)[1].values
+    assert_allclose(values[:, 1:], values[:, :1].expand(-1, 2), rtol=1e-9)
+
+
+@pytest.mark.parametrize("step", STEP_NAMES)
+def test_rows_that_the_network_is_certain_of_move_nothing(step):
+    problem = synthetic()
+    certain = problem._replace(theta=1e4 * problem.theta)
+    single, groups = scored(certain, step, GROUPS, normalisation="n")
+    assert groups.values.isfinite().all()
+    sums = single.values[:, GROUPS].sum(-1)  # without curvature of their own they do not interact
+    assert_allclose(groups.values, sums, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("step", STEP_NAMES)
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_one_class_present_is_scored_like_any(step, normalisation):
+    problem = synthetic()
+    same = problem._replace(targets=np.zeros_like(problem.targets)).optimised()
+    _, groups = scored(same, step, normalisation=normalisation)
+    assert groups.values.isfinite().all()
+    assert groups.converged.all()
+
+
+def test_one_row_leaves_nothing_to_take_the_mean_of():
+    problem = synthetic(rows=1)
+    parts = {"step": "second-order"}
+    assert problem.scores("objective", **parts).values.isnan().all()
+    assert problem.scores("objective", normalisation="n", **parts).values.isfinite().all()
+
+
+def test_a_group_that_takes_all_curvature_of_a_direction_says_so():
+    """One row is left, whose curvature is of two directions: the others have none."""
+    problem = synthetic(rows=4)
+    groups = torch.tensor([[0, 1, 2]])
+    parts = {"hessian": "data", "normalisation": "n", "solver_options": {}}
+    _, found = scored(problem, "newton", groups, **parts)
+    assert not found.converged.any()
+    assert found.rel_residual.min() > 1e-2
+    assert "zero to rounding" in found.reason
+
+
+@pytest.mark.parametrize("selection", ["all", "layer:body.0"])
+@pytest.mark.parametrize("step", ["second-order", "newton"])
+def test_parameters_below_the_head_are_refused(step, selection):
+    with pytest.raises(UnusableInput, match=f"--step {step} takes a row's own Hessian"):
+        synthetic().scores("objective", step=step, params=selection)

@@ -60,15 +60,6 @@ class Differentiable:
             parts.append(torch.stack([_along(losses, self.parameters, d) for d in directions]))
         return torch.cat(parts, dim=1)
 
-    def mean_gradient(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the gradient of the weighted data loss. Shape: (params,)."""
-
-        def mean_loss(selected: Tensor) -> Tensor:
-            return weighted_mean(self._losses(selected, inputs, targets), weights)
-
-        gradient: Tensor = grad(mean_loss)(self.parameters)
-        return gradient
-
     def hessian(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Return the Hessian of the weighted data loss. Shape: (params, params).
 

@@ -183,13 +183,20 @@ def _check(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Refuse missing arrays and lengths that contradict each other."""
     lengths: dict[str, int] = {}
     alternatives = ALTERNATIVES.get(kind, ())
-    if alternatives and not any(name in arrays for name in alternatives):
-        raise _lacks(path, kind, alternatives[0])
+    if alternatives and sum(name in arrays for name in alternatives) != 1:
+        raise ArtifactUnreadable(
+            f"{path} ({kind}) lacks the array {alternatives[0]!r}, or holds {alternatives[1]!r} "
+            "beside it; expected one of the two.",
+            remedy="Make the file again with this version.",
+        )
     for name, axes in SCHEMAS[kind].items():
         if name not in arrays:
             if axes.endswith("?"):
                 continue
-            raise _lacks(path, kind, name)
+            raise ArtifactUnreadable(
+                f"{path} ({kind}) lacks the array {name!r}; expected {', '.join(SCHEMAS[kind])}.",
+                remedy="Make the file again with this version.",
+            )
         axes = axes.rstrip("?")
         shape = arrays[name].shape
         if len(shape) != len(axes) or any(
@@ -201,10 +208,3 @@ def _check(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"{path} ({kind}): {name!r} has shape {shape}; expected ({expected}).",
                 remedy="Make the file again.",
             )
-
-
-def _lacks(path: Path, kind: str, name: str) -> ArtifactUnreadable:
-    return ArtifactUnreadable(
-        f"{path} ({kind}) lacks the array {name!r}; expected {', '.join(SCHEMAS[kind])}.",
-        remedy="Make the file again with this version.",
-    )

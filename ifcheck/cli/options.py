@@ -146,6 +146,21 @@ Removals = Annotated[
     str | None,
     typer.Option("--removals", help="top-loss:K, top-score:K, random:K, ids:1,2,3 or like:FILE"),
 ]
+GroupRemovals = Annotated[
+    str | None,
+    typer.Option(
+        "--removals", help="Which groups are scored, as in retrain; like:FILE says their size too."
+    ),
+]
+RankingScores = Annotated[
+    Path | None,
+    typer.Option(
+        "--influence", help="For --removals top-score:K: scores to rank by; these if left out."
+    ),
+]
+HeldOut = Annotated[
+    Path | None, typer.Option("--held-out", help="Removals by which --damping auto is chosen.")
+]
 GroupSize = Annotated[
     int | None,
     typer.Option(

@@ -80,9 +80,11 @@ def _pair_name(summary: Row) -> str:
 def _show_remarks(name: str, summary: Row) -> None:
     chosen = summary["damping_chosen"]
     if chosen:
+        left_out = summary["held_out"]
+        told = f"; of these removals up to {left_out} are among its own and left out"
         terminal.show_note(
-            f"{name}: damping {chosen['damping']:g} was chosen on {chosen['chosen_on']}; "
-            f"of these removals up to {summary['held_out']} are among its own and left out"
+            f"{name}: damping {chosen['damping']:g} was chosen on {chosen['chosen_on']}"
+            f"{told if left_out else ''}"
         )
     if summary["reason"]:
         terminal.show_note(f"{name}: {summary['reason']}")
@@ -114,6 +116,10 @@ def show_study(study: Study) -> None:
         terminal.stdout().print(_reading(found), soft_wrap=True)
     if study.costs:
         _show_costs(study.costs)
+    if study.paths:
+        terminal.stdout().print(
+            f"agreement along dampings: {study.out / 'paths.csv'}", soft_wrap=True
+        )
     terminal.stdout().print(f"written: {study.out}", soft_wrap=True)
 
 
@@ -228,9 +234,11 @@ def _reading(found: Sequence[Row]) -> str:
     best = max(usable, key=lambda row: row["abs_spearman_mean"])
     worst = min(usable, key=lambda row: row["abs_spearman_mean"])
     drift, change = first["null_drift_median"], first["true_change_median"]
+    size = first["group_size"]
+    what = "a row" if size == 1 else f"{size} rows"
     return (
         f"{name}: best {best['estimator']} against {best['truth']} "
         f"({number(best['abs_spearman_mean'], 2)}), worst {worst['estimator']} against "
         f"{worst['truth']} ({number(worst['abs_spearman_mean'], 2)}); removing nothing moves "
-        f"the test loss by {number(drift, 2)}, removing a row by {number(change, 2)} nats."
+        f"the test loss by {number(drift, 2)}, removing {what} by {number(change, 2)} nats."
     )

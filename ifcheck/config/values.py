@@ -90,9 +90,9 @@ def _as_number(value: Any) -> float:
 
 
 def _parse_dampings(value: Any) -> Any:
-    """Refuse a path on which a damping stands twice."""
-    if isinstance(value, (list, tuple)) and len(set(map(str, value))) < len(value):
-        raise ValueError("expected different dampings")
+    """Refuse a path without dampings, or on which one stands twice."""
+    if isinstance(value, (list, tuple)) and len(set(map(_as_number, value))) < max(1, len(value)):
+        raise ValueError("expected different dampings, at least one")
     return value
 
 

@@ -51,10 +51,13 @@ def local_model(
     layout = Layout.of(network)
     positions = layout.positions(selection)
     kind = CURVATURES.create(curvature)
+    inputs, targets = train
     rows: TrainingRows
+    rows_of: type[HeadRows | NetworkRows]
     row_curvature = None
     if bool(torch.isin(positions, layout.positions("head")).all()):
         head = rows = HeadRows.of(network, objective, selection, train)
+        rows_of = HeadRows
         test_gradients = head.gradients_of(evaluate(network.features, test[0]), test[1])
         if isinstance(head.loss, SoftmaxHeadLoss) and kind.of_linear_outputs:
 
@@ -63,14 +66,20 @@ def local_model(
 
     else:
         whole = rows = NetworkRows.of(network, objective, selection, train)
+        rows_of = NetworkRows
         # Row by row: torch.func.grad, which takes rows together, is two seconds to import.
         each = torch.eye(len(test[1])).to(test[0])
         test_gradients = whole.model.combined_gradients(*test, each)
+
+    def hessian_at(positions: Tensor) -> HessianOperator:
+        some = inputs[positions], targets[positions]
+        return kind.operator(rows_of.of(network, objective, selection, some))
+
     is_rho = layout.is_rho[positions].to(rows.device)
     return LocalModel(
         hessian=kind.operator(rows),
         rows=rows.count,
-        hessian_at=lambda positions: kind.operator(rows.at(positions)),
+        hessian_at=hessian_at,
         train_products=rows.row_products,
         train_sums=rows.combined_gradients,
         test_gradients=test_gradients,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -40,9 +40,6 @@ class TrainingRows(Protocol):
     @property
     def device(self) -> torch.device:
         """Where they are."""
-
-    def at(self, positions: Tensor) -> TrainingRows:
-        """Return the rows at some positions alone, whose mean is then taken."""
 
     def hessian_product(self, directions: Tensor) -> Tensor:
         """Return H v for directions v (D, P). Shape: (D, P)."""
@@ -104,10 +101,6 @@ class NetworkRows:
     @property
     def device(self) -> torch.device:
         return self.inputs.device
-
-    def at(self, positions: Tensor) -> NetworkRows:
-        inputs, targets = self.inputs[positions], self.targets[positions]
-        return NetworkRows(self.model, inputs, targets, _equal_shares(inputs))
 
     @functools.cached_property
     def _hessian_products(self) -> HessianProducts:
@@ -187,16 +180,6 @@ class HeadRows:
     @property
     def device(self) -> torch.device:
         return self.features.device
-
-    def at(self, positions: Tensor) -> HeadRows:
-        features = self.features[positions]
-        return replace(
-            self,
-            features=features,
-            targets=self.targets[positions],
-            weights=_equal_shares(features),
-            whole=functools.cache(lambda: self.whole().at(positions)),
-        )
 
     def hessian_product(self, directions: Tensor) -> Tensor:
         moved = self.loss.hessian_product(

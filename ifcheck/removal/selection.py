@@ -19,16 +19,22 @@ def largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.argsort(-values, kind="stable")[:count]
 
 
-def parse_count(text: str, specification: str, available: int, example: str = "top-loss:40") -> int:
-    """Read the K of a selection such as `example`. Raises: UnusableInput."""
+def parse_count(
+    text: str,
+    specification: str,
+    available: int,
+    example: str = "top-loss:40",
+    what: str = "rows",
+) -> int:
+    """Read the K of a selection such as `example`; `what` it counts. Raises: UnusableInput."""
     if not _is_number(text) or int(text) == 0:
         raise UnusableInput(
-            f"{specification!r} asks for {text!r} rows; expected a count of at least 1.",
+            f"{specification!r} asks for {text!r} {what}; expected a count of at least 1.",
             remedy=f"For example: {example}",
         )
     if int(text) > available:
         raise UnusableInput(
-            f"{specification!r} asks for {text} rows; at most {available} can be taken.",
+            f"{specification!r} asks for {text} {what}; at most {available} can be taken.",
             remedy=f"Ask for at most {available}.",
         )
     return int(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class GroupScores:
 
 class Step(Protocol):
     """An entry of `STEPS`: how the parameters are taken to move when a row leaves."""
+
+    has_path: ClassVar[bool]  # whether `damping_path` gives its scores along dampings
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         """Refuse an estimator that the step is not known for. Raises: UnusableInput."""
@@ -84,10 +86,11 @@ def regularised(
     return operator
 
 
-def regulariser_weight(estimator: Estimator, removed: int = 1) -> int:
-    """Return how many times the regulariser's gradient counts beside those of rows that leave.
+def denominator_drop(estimator: Estimator, removed: int = 1) -> int:
+    """Return by how much the mean's denominator falls: by k rows, or not at all where it stays.
 
-    A mean over the rest weighs the data more against it: once for each row.
+    So often do the regulariser and the mean loss leave with the rows: a mean over fewer weighs what
+    is left of the data more.
     """
     return removed if estimator.normalisation == "n-1" else 0
 
@@ -98,7 +101,7 @@ def row_products(model: LocalModel, estimator: Estimator, solved: Tensor) -> Ten
     Shape: (tests, rows).
     """
     products = model.train_products(solved)
-    return products + regulariser_weight(estimator) * (solved @ model.regulariser_gradient)[:, None]
+    return products + denominator_drop(estimator) * (solved @ model.regulariser_gradient)[:, None]
 
 
 def group_gradients(model: LocalModel, estimator: Estimator, groups: Tensor) -> Tensor:
@@ -108,4 +111,4 @@ def group_gradients(model: LocalModel, estimator: Estimator, groups: Tensor) -> 
     """
     inside = torch.zeros(len(groups), model.rows).to(model.test_gradients)
     sums = model.train_sums(inside.scatter_(1, groups, 1.0))
-    return sums + regulariser_weight(estimator, groups.shape[1]) * model.regulariser_gradient
+    return sums + denominator_drop(estimator, groups.shape[1]) * model.regulariser_gradient

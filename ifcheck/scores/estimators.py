@@ -24,7 +24,7 @@ class Estimator:
     solver_options: Mapping[str, Any] = field(default_factory=dict)  # besides its own defaults
     step: str = "first-order"  # how far the parameters move
     curvature: str = "hessian"  # what stands for the Hessian of the data loss
-    damping_path: tuple[float, ...] = ()  # dampings at which rows are scored besides
+    damping_path: tuple[float, ...] | None = None  # dampings at which rows are scored besides
 
 
 # Around what is used in the field and what spectra of heads reach, in halves of powers of ten.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class FirstOrder:
     objective keeps 1/n on removal, and its score is the first.
     """
 
+    has_path: ClassVar[bool] = True
+
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         """Everything has a first order."""
 
@@ -48,9 +51,7 @@ class FirstOrder:
         """Raises: Diverged; UnusableInput where the solver needs a matrix that is too large."""
         prepared = prepare(regularised(model.hessian, model, estimator), estimator)
         solution = prepared.solve(model.test_gradients)
-        products = row_products(model, estimator, solution.x)
-        values = products / remaining_rows(model, estimator)
-        return Scores(values, solution, prepared)
+        return Scores(first_order(model, estimator, solution.x), solution, prepared)
 
     def group_scores(
         self, model: LocalModel, estimator: Estimator, scores: Scores, groups: Tensor
@@ -62,3 +63,8 @@ class FirstOrder:
         residual, converged = scores.solution.rel_residual, scores.solution.converged
         every = torch.ones(len(groups)).to(residual)
         return GroupScores(values, residual.max() * every, (every > 0) & converged.all())
+
+
+def first_order(model: LocalModel, estimator: Estimator, solved: Tensor) -> Tensor:
+    """Return the scores of all rows from H^-1 g_t (tests, params). Shape: (tests, rows)."""
+    return row_products(model, estimator, solved) / remaining_rows(model, estimator)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class NewtonStep:
     A group's Hessian is solved with by itself, m = n - k.
     Reference: Koh et al. (2019), section 3; Pregibon (1981).
     """
+
+    has_path: ClassVar[bool] = False
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         check_plain_head(estimator, layout, objective)

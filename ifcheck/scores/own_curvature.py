@@ -14,7 +14,7 @@ from ifcheck.curvature.row_curvature import RowCurvature
 from ifcheck.errors import UnusableInput
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
-from ifcheck.scores.base import prepare, regulariser_weight
+from ifcheck.scores.base import denominator_drop, prepare
 from ifcheck.scores.estimators import Estimator
 from ifcheck.solvers import Prepared, Solution
 from ifcheck.solvers.base import relative_residual
@@ -25,15 +25,7 @@ CERTIFIED = 1e-5  # relative residual on them, which are of condition squared
 
 
 def check_plain_head(estimator: Estimator, layout: Layout, objective: Objective) -> None:
-    """Refuse parameters whose rows have no curvature in closed form. Raises: UnusableInput.
-
-    Refuses a path of dampings as well, each of which would take an inverse of its own.
-    """
-    if estimator.damping_path:
-        raise UnusableInput(
-            f"--damping path and auto are for --step first-order, not {estimator.step}.",
-            remedy="Use --estimator objective, or one --damping after the other.",
-        )
+    """Refuse parameters whose rows have no curvature in closed form. Raises: UnusableInput."""
     head = torch.isin(layout.positions(estimator.params), layout.positions("head"))
     linear = CURVATURES.create(estimator.curvature).of_linear_outputs
     if not (bool(head.all()) and linear and type(objective) is Objective):
@@ -72,7 +64,7 @@ class Inverse:
         solution = _certified(prepared.solve(model.test_gradients), inverse, damped)
         forms = own.forms(inverse)
         steps = torch.einsum("nab,nb->na", forms, own.residual)
-        if regulariser_weight(estimator):
+        if denominator_drop(estimator):
             steps = steps + own.products((inverse @ model.regulariser_gradient)[None])[0]
         return cls(own, prepared, solution, forms, steps)
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ifcheck.curvature.local import LocalModel
-from ifcheck.scores.base import Scores, prepare, regularised, remaining_rows, row_products
+from ifcheck.scores.base import Scores, prepare, regularised
 from ifcheck.scores.estimators import Estimator
+from ifcheck.scores.first_order import first_order
 from ifcheck.solvers import Solution
 
 
@@ -31,9 +32,8 @@ def damping_path(model: LocalModel, estimator: Estimator) -> tuple[Scores, Dampi
     """
     prepared = prepare(regularised(model.hessian, model, estimator), estimator)
     tests = model.test_gradients
-    solutions = prepared.along(tests, (estimator.damping, *estimator.damping_path))
+    solutions = prepared.along(tests, (estimator.damping, *(estimator.damping_path or ())))
     solved = torch.cat([solution.x for solution in solutions])
-    products = row_products(model, estimator, solved) / remaining_rows(model, estimator)
-    values = products.unflatten(0, (len(solutions), len(tests)))
+    values = first_order(model, estimator, solved).unflatten(0, (len(solutions), len(tests)))
     scores = Scores(values[0], solutions[0], prepared)
     return scores, DampingPath(values[1:], solutions[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from ifcheck.scores.base import (
     STEPS,
     GroupScores,
     Scores,
+    denominator_drop,
     group_gradients,
     regularised,
-    regulariser_weight,
     remaining_rows,
     row_products,
 )
@@ -39,6 +40,8 @@ class SecondOrder:
     there is neither k D nor grad Omega. A single row is a group of one.
     """
 
+    has_path: ClassVar[bool] = False
+
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         check_plain_head(estimator, layout, objective)
 
@@ -52,7 +55,7 @@ class SecondOrder:
         own = torch.einsum(
             "tna,nab,nb->tn", inverse.own.products(solved), inverse.own.hessians(), inverse.steps
         )
-        shared = regulariser_weight(estimator) * row_products(model, estimator, back.x)
+        shared = denominator_drop(estimator) * row_products(model, estimator, back.x)
         values = (first + (own - shared) / left) / left
         solution = replace(
             inverse.solution,
@@ -73,7 +76,7 @@ class SecondOrder:
             size * model.hessian_at(group).product(step[None])
             for group, step in zip(groups, moved.x, strict=True)
         ]
-        weight = regulariser_weight(estimator, size)
+        weight = denominator_drop(estimator, size)
         bent = torch.cat(theirs) - weight * model.hessian.product(moved.x)
         values = (model.test_gradients @ moved.x.mT + scores.solution.x @ bent.mT / left) / left
         # The test points' solutions, and those of the group.

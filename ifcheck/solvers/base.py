@@ -67,6 +67,12 @@ def relative_residual(residual: Tensor, rhs: Tensor) -> Tensor:
     return torch.where(size == 0, 0.0, residual.norm(dim=-1) / size)
 
 
+def pseudo_inverse(values: Tensor, zero: float) -> Tensor:
+    """Return 1 / values, and 0 where a value's magnitude is at most `zero`."""
+    usable = values.abs() > zero
+    return torch.where(usable, 1.0 / torch.where(usable, values, 1.0), 0.0)
+
+
 def rounding(size: int, largest: float) -> float:
     """Return the magnitude up to which an eigenvalue of a matrix cannot be told from zero."""
     return size * torch.finfo(torch.float64).eps * largest

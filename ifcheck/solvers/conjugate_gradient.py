@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,14 +25,19 @@ PRECONDITIONER_TOLERANCE = 1e-2  # of its eigenvalues, which are only to stand o
 class _Prepared:
     matrix: Damped
     stopping: Stopping
-    preconditioner: Callable[[Tensor], Tensor]  # residuals (rhs, params) -> the same
+    rank: int  # of the preconditioner
     spectrum: Spectrum = UNKNOWN
+
+    @functools.cached_property
+    def preconditioner(self) -> Callable[[Tensor], Tensor]:
+        """From residuals (rhs, params) to the same; a path of dampings does without."""
+        return _deflation(self.matrix, self.rank) if self.rank else _unchanged
 
     def solve(self, rhs: Tensor) -> Solution:
         """Solve for each row side by side.
 
-        Raises: Diverged at a direction without positive curvature, or where something is not
-        finite.
+        Raises: Diverged at a direction without positive curvature, where something is not finite,
+        or where the preconditioner's eigenvalues are not found.
         """
         rhs = checked(rhs)
         x, residual = torch.zeros_like(rhs), rhs.clone()
@@ -95,11 +101,7 @@ class ConjugateGradient(Stopping):
         require_whole("preconditioner", self.preconditioner, 0)
 
     def prepare(self, operator: HessianOperator, damping: float) -> Prepared:
-        """Raises: Diverged where the preconditioner's eigenvalues are not found."""
-        matrix = Damped(operator, damping)
-        if not self.preconditioner:
-            return _Prepared(matrix, self, _unchanged)
-        return _Prepared(matrix, self, _deflation(matrix, self.preconditioner))
+        return _Prepared(Damped(operator, damping), self, self.preconditioner)
 
 
 def _unchanged(residuals: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from ifcheck.curvature.ekfac import require_curvlinops
 from ifcheck.curvature.kronecker import KroneckerMatrix
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import UnusableInput
-from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, rounding
+from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, pseudo_inverse, rounding
 from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked
 
 
@@ -29,9 +29,7 @@ class _Prepared:
         least = rounding(rhs.shape[-1], float(self.approximation.values.abs().max()))
 
         def inverse(values: Tensor) -> Tensor:
-            damped = values + self.matrix.damping
-            usable = damped.abs() > least
-            return torch.where(usable, 1 / torch.where(usable, damped, 1.0), 0.0)
+            return pseudo_inverse(values + self.matrix.damping, least)
 
         x = self.approximation.function_product(inverse, rhs)
         steps = torch.zeros(len(rhs), dtype=torch.int64, device=rhs.device)

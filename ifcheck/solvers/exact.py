@@ -17,6 +17,7 @@ from ifcheck.solvers.base import (
     Prepared,
     Solution,
     Spectrum,
+    pseudo_inverse,
     relative_residual,
     rounding,
 )
@@ -57,9 +58,7 @@ class _Eigendecomposition:
     spectrum: Spectrum
 
     def solve(self, rhs: Tensor) -> Solution:
-        damped = self.values + self.damping
-        kept = damped.abs() > self.tolerance
-        inverse = torch.where(kept, 1.0 / torch.where(kept, damped, 1.0), 0.0)
+        inverse = pseudo_inverse(self.values + self.damping, self.tolerance)
         x = ((rhs @ self.vectors) * inverse) @ self.vectors.mT
         return _solution(x, self.matrix, self.damping, rhs)
 

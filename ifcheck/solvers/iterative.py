@@ -68,8 +68,8 @@ def failed(rhs: Tensor, reason: str) -> Solution:
 
 
 def checked(rhs: Tensor) -> Tensor:
-    """Return right-hand sides in float64. Raises: Diverged where one is not finite."""
-    require_finite(rhs, "a gradient of a test point")
+    """Return gradients to solve for in float64. Raises: Diverged where one is not finite."""
+    require_finite(rhs, "a gradient")
     return rhs.to(torch.float64)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ifcheck.curvature.extremes import largest_eigenpairs
 from ifcheck.curvature.operator import HessianOperator
-from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, rounding
+from ifcheck.solvers.base import SOLVERS, Prepared, Solution, Spectrum, pseudo_inverse, rounding
 from ifcheck.solvers.iterative import Damped, Stopping, checked, require_whole
 
 
@@ -28,10 +28,8 @@ class _Prepared:
         rhs = checked(rhs)
         within = rhs @ self.vectors
         beside = self.matrix.operator.shift + self.matrix.damping
-        damped = self.values + beside
         least = rounding(self.matrix.operator.size, float(self.values.abs().max()))
-        usable = damped.abs() > least
-        inverse = torch.where(usable, 1 / torch.where(usable, damped, 1.0), 0.0)
+        inverse = pseudo_inverse(self.values + beside, least)
         x = (within * inverse) @ self.vectors.mT
         if beside > 0:
             x += (rhs - within @ self.vectors.mT) / beside

@@ -18,8 +18,12 @@ from ifcheck.solvers.iterative import UNKNOWN, Damped, Stopping, checked
 from ifcheck.solvers.krylov import solve_along
 
 FURTHER = 1e-2  # by which the tolerance that scipy is given falls from one start to the next
-FIRST_CHECK = 10  # iterations after which the residual is looked at, which takes a product
-CHECKS = 1.1  # times as many until it is looked at again
+FIRST_CHECK = 10  # iterations after which the residual is looked at
+CHECKS = 1.1  # times as many until it is looked at again: a tenth of the products goes there
+# Of the residual: a solution that leaves so little less is no better, only longer. A right-hand
+# side with a part beside the range has solutions of any length.
+GAIN = 1e-4
+PATIENCE = 2  # times as many iterations as the best solution took end the search for a better one
 LEAST_TOLERANCE = 1e-16  # below it there is rounding
 NO_CURVATURE = 1e-9  # of a direction, beside that of the right-hand side
 
@@ -81,26 +85,36 @@ def _minimise(
 ) -> tuple[NDArray[np.float64], int]:
     """Return scipy's solution (params,), of a residual of `goal` if it can, and its iterations.
 
-    Or the last one before it grows as only a curvature below `least` lets it: where a right-hand
-    side has a part beside the range, scipy may pass over the solution into rounding.
+    It is the first one of about its residual. Where a right-hand side has a part beside the range,
+    scipy passes over it into rounding, and no curvature below `least` lets a solution be so long.
     """
     longest = np.linalg.norm(rhs) / least
-    solution, steps, check = np.zeros_like(rhs), 0, FIRST_CHECK
+    best = before = np.zeros_like(rhs)
+    residual, found, steps, check = np.linalg.norm(rhs), 0, 0, FIRST_CHECK
+
+    def keep(x: NDArray[np.float64]) -> None:
+        nonlocal best, residual, found
+        left = np.linalg.norm(rhs - operator.matvec(x))
+        if left < (1 - GAIN) * residual:
+            best, residual, found = x.copy(), left, steps
 
     def watch(x: NDArray[np.float64]) -> None:
-        nonlocal solution, steps, check
+        nonlocal before, steps, check
         steps += 1
         if np.linalg.norm(x) > longest:
+            keep(before)
             raise _Enough
-        solution = x
+        before = x
         if steps >= check:
             check = int(CHECKS * check) + 1
-            if np.linalg.norm(rhs - operator.matvec(x)) <= goal:
+            keep(x)
+            if residual <= goal or steps > PATIENCE * max(found, FIRST_CHECK):
                 raise _Enough
 
     with suppress(_Enough):
-        solution, _ = minres(operator, rhs, rtol=tolerance, maxiter=iterations, callback=watch)
-    return solution, steps
+        last, _ = minres(operator, rhs, rtol=tolerance, maxiter=iterations, callback=watch)
+        keep(last)
+    return best, steps
 
 
 @SOLVERS.register("minres")

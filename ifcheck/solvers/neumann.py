@@ -79,8 +79,10 @@ class _Prepared:
             return
         direction = step[worst]
         curvature = float(direction @ image[worst] / direction.square().sum())
-        if curvature < 0:
-            cause = f"a direction of negative curvature ({curvature:.1e})"
+        if curvature < self.scale:  # of what grows, and of what has not died out beside it
+            cause = "a direction of negative curvature"
+            if curvature < 0:
+                cause += f" ({curvature:.1e})"
             remedy = "Raise --damping above its magnitude, or use --solver minres or exact."
         else:
             cause = f"an eigenvalue above 2 * scale (curvature {curvature:.3g})"

@@ -11,15 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ifcheck import provenance
 from ifcheck.agreement.metrics import MINIMUM_PAIRS, is_constant, spearman
 from ifcheck.agreement.statistics import mean_interval
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.errors import ArtifactMismatch, UnusableInput
-from ifcheck.stages.removals import compared_removals
+from ifcheck.stages.removals import compared_removals, places_of_seeds
 from ifcheck.stages.run import Run, require_same_checkpoints
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Removals that a damping is chosen on, network by network as a run has them."""
+
+    removed_ids: NDArray[np.int64]  # (S, K)
+    true: Floats  # (S, T, K) change of the test loss, in nats
+    meta: dict[str, Any]  # which file they are of
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,10 @@ class ChosenDamping:
     meta: dict[str, Any]
 
 
-def held_out_removals(run: Run, damping: object, path: Path | None) -> Artifact | None:
-    """Return the removals that `--damping auto` is chosen on; None where it is not asked for.
+def check_held_out(damping: object, path: Path | None) -> Artifact | None:
+    """Return the file that `--damping auto` is chosen on; None where it is not asked for.
 
-    Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
+    Raises: UnusableInput, ArtifactUnreadable.
     """
     if (damping == "auto") != (path is not None):
         raise UnusableInput(
@@ -44,54 +52,81 @@ def held_out_removals(run: Run, damping: object, path: Path | None) -> Artifact 
     if path is None:
         return None
     held_out = read_artifact(path, "retrain")
-    require_same_checkpoints(run, held_out.parents, path)
-    if "group_ids" in held_out.arrays or run.setup.config.retrain.group_size > 1:
+    if "group_ids" in held_out.arrays:
         raise UnusableInput(
-            "--damping auto is chosen on single rows, and scores single rows.",
-            remedy="Choose it on single rows, then score groups with that --damping.",
-        )
-    if not np.array_equal(held_out["test_ids"], run.test_ids):
-        raise ArtifactMismatch(
-            f"{path.name} has other test points or seeds than these checkpoints.",
-            remedy="Make it from the same checkpoints, with the same --test-points.",
+            f"{path.name} removed groups; a damping is chosen on single rows.",
+            remedy="Retrain without single rows: ifcheck retrain RUN --removals random:40",
         )
     return held_out
 
 
-def choose_damping(arrays: Mapping[str, NDArray[Any]], held_out: Artifact) -> ChosenDamping:
+def held_out_removals(run: Run, held_out: Artifact) -> HeldOut:
+    """Return the removals of a file in the order of the run's networks.
+
+    Raises: ArtifactMismatch for a file of other checkpoints or test points.
+    """
+    require_same_checkpoints(run, held_out.parents, held_out.path)
+    places = places_of_seeds(run, held_out)
+    if not np.array_equal(held_out["test_ids"][places], run.test_ids):
+        raise ArtifactMismatch(
+            f"{held_out.path.name} has other test points than these checkpoints.",
+            remedy="Make it with the same --test-points.",
+        )
+    true = held_out["loss_after"] - held_out["loss_before"][..., None]
+    meta = {
+        "chosen_on": held_out.path.name,
+        "truth": held_out.meta["config"]["retrain"]["truth"],
+        "removals": int(true.shape[2]),
+    }
+    return HeldOut(held_out["removed_ids"][places], true[places], meta)
+
+
+def choose_damping(arrays: Mapping[str, NDArray[Any]], held_out: HeldOut) -> ChosenDamping:
     """Return the damping of largest mean Spearman over seeds and test points of `held_out`.
 
-    `arrays` are those of scores with a path. Of equal ones it is the smallest.
-    Raises: UnusableInput where no damping has a correlation for every seed and test point.
+    `arrays` are those of scores with a path. Of dampings at which some solve did not converge
+    none is chosen if others are left; of equal ones the smallest is.
+    Raises: UnusableInput where no damping has a correlation.
     """
     ids, dampings = arrays["train_ids"], arrays["damping_path"]
-    places = np.searchsorted(ids, held_out["removed_ids"])
-    true = held_out["loss_after"] - held_out["loss_before"][..., None]
-    seeds, tests, _ = true.shape
-    found = np.array(
+    places = np.searchsorted(ids, held_out.removed_ids)
+    seeds, tests, _ = held_out.true.shape
+    each = np.array(
         [
-            _correlations(arrays["path_scores"][s, :, t][:, places[s]], true[s, t])
+            _correlations(arrays["path_scores"][s, :, t][:, places[s]], held_out.true[s, t])
             for s in range(seeds)
             for t in range(tests)
         ]
-    ).mean(axis=0)
-    if np.isnan(found).all():
+    )
+    counted = np.isfinite(each).any(axis=1)  # a failed retraining says nothing of any damping
+    if not counted.any():
         raise UnusableInput(
-            f"{held_out.path.name} ranks nothing that a damping could be chosen by: its changes "
-            "are undefined or equal.",
+            f"{held_out.meta['chosen_on']} ranks nothing that a damping could be chosen by: its "
+            "changes are undefined or equal.",
             remedy="Give removals of at least three rows whose retraining succeeded.",
         )
+    found = each[counted].mean(axis=0)
+    solved = arrays["path_converged"].mean(axis=(0, 2))
+    usable = np.isfinite(found) & (solved == 1)
+    if not usable.any():
+        usable = np.isfinite(found)
+    if not usable.any():
+        raise UnusableInput(
+            "no damping of the path has scores for every seed and test point.",
+            remedy="Use larger ones: --set influence.damping_path=[0.1,1,10], or --solver minres.",
+        )
     # Rounding must not decide between dampings that rank alike.
-    best = np.flatnonzero(found >= np.nanmax(found) - 1e-12)
+    best = np.flatnonzero(usable & (found >= found[usable].max() - 1e-12))
     place = int(best[np.argmin(dampings[best])])
+    chosen = float(dampings[place])
     meta = {
-        "chosen_on": held_out.path.name,
-        "digest": provenance.file_digest(held_out.path),
-        "truth": held_out.meta["config"]["retrain"]["truth"],
-        "removals": int(places.shape[1]),
-        "damping": float(dampings[place]),
+        **held_out.meta,
+        "damping": chosen,
         "spearman": float(found[place]),
-        "at_end_of_path": bool(dampings[place] in (dampings.min(), dampings.max())),
+        "correlations": int(counted.sum()),
+        "solved_share": float(solved[place]),
+        # Beyond which another might be better; none is below 0.
+        "at_end_of_path": bool(chosen == dampings.max() or 0 < chosen == dampings.min()),
     }
     return ChosenDamping(place, meta)
 
@@ -99,7 +134,7 @@ def choose_damping(arrays: Mapping[str, NDArray[Any]], held_out: Artifact) -> Ch
 def path_agreement(influence: Artifact, retrain: Artifact) -> list[dict[str, Any]]:
     """Return how scores at each damping agree with the truth: a record for each of the path.
 
-    None where there is no path, or rows were removed in groups.
+    No record where there is no path, or rows were removed in groups.
     """
     if "path_scores" not in influence.arrays or "group_ids" in retrain.arrays:
         return []

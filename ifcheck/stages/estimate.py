@@ -19,6 +19,7 @@ from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.memory import peak_memory_bytes
 from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
+from ifcheck.stages.damping import check_held_out
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.forecast import HEAVY
@@ -83,11 +84,20 @@ def estimate_training(config: Config) -> Estimate:
     return estimate
 
 
-def estimate_influence(config: Config, sources: Sequence[Path]) -> Estimate:
+def estimate_influence(
+    config: Config,
+    sources: Sequence[Path],
+    influence_file: Path | None = None,
+    held_out_file: Path | None = None,
+) -> Estimate:
     """Return what `ifcheck influence` would need; a damping is chosen in no time."""
-    if config.influence.damping == "auto":
+    if check_held_out(config.influence.damping, held_out_file) is not None:
         config = replace_section(config, "influence", damping="path")
-    return _from_checkpoints("influence", influence, config, sources)
+
+    def scoring(config: Config, sources: Sequence[Path], out: Path) -> object:
+        return influence(config, sources, out, None, None, influence_file)
+
+    return _from_checkpoints("influence", scoring, config, sources)
 
 
 def estimate_eigenvalues(config: Config, sources: Sequence[Path]) -> Estimate:

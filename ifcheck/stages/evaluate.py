@@ -150,7 +150,7 @@ def _compare(
                     "rel_residual": float(influence["rel_residual"][s, t]),
                     "converged_share": float(retrain["converged"][place].mean()),
                     "top_eigenvalue": _top_eigenvalue(eigen, seed),
-                    "status": _status(retrain, after),
+                    "status": _status(retrain, after, kept),
                 }
             )
     return records
@@ -167,9 +167,11 @@ def _median_size(changes: NDArray[np.float64]) -> float:
     return float(np.median(finite)) if finite.size else float("nan")
 
 
-def _status(retrain: Artifact, after: NDArray[np.float64]) -> str:
+def _status(retrain: Artifact, after: NDArray[np.float64], kept: NDArray[np.bool_]) -> str:
     if retrain.meta["reasons"]:
         return "refused: " + "; ".join(retrain.meta["reasons"])
+    if not kept.any():
+        return "nothing to judge by: the damping was chosen on all of these removals"
     return "ok" if np.isfinite(after).all() else "failed: a retraining turned non-finite"
 
 

@@ -65,6 +65,7 @@ class Study:
     summaries: list[Row]
     tests: list[Row]
     costs: dict[str, Cost] = field(default_factory=dict)  # by stage, retraining by truth
+    paths: list[Row] = field(default_factory=list)  # along dampings, where that was asked for
 
 
 @stage
@@ -93,9 +94,10 @@ def fragility(
     for cell in cells:
         try:
             files = _CellFiles.ensure(cell, out / "cells" / cell.id, trunks, reporter)
-            results, rows = files.evaluate()
+            results, rows, paths = files.evaluate()
             study.results.extend(results)
             study.summaries.extend(rows)
+            study.paths.extend(paths)
             finished.append(files)
             for step, artifact in files.made:
                 study.costs.setdefault(step, Cost()).add(artifact)
@@ -113,6 +115,8 @@ def fragility(
         )
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
+    if study.paths:
+        write_csv(out / "paths.csv", study.paths, list(study.paths[0]))
     shown = of_first_size([files.cell for files in finished])
     panels = [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
@@ -222,8 +226,8 @@ class _CellFiles:
         """Return how long the cell's artifacts took to make, all together."""
         return float(sum(artifact.meta["seconds"] for _, artifact in self.made))
 
-    def evaluate(self) -> tuple[list[Row], list[Row]]:
-        """Return the cell's rows for `results.csv` and for `summary.csv`."""
+    def evaluate(self) -> tuple[list[Row], list[Row], list[Row]]:
+        """Return the cell's rows for `results.csv`, for `summary.csv` and for `paths.csv`."""
         evaluation = evaluate(
             self.cell.config,
             [artifact.path for artifact in self.influences],
@@ -237,7 +241,7 @@ class _CellFiles:
         rows = summaries.summary_rows(
             columns, evaluation, self.trained, self.eigen, self.dense, self.seconds
         )
-        return results, rows
+        return results, rows, [{**columns, **row} for row in evaluation.paths]
 
     def pictures(self, reporter: Reporter, title: str) -> pictures.CellPictures:
         """Return what figures 4 and 5 show of this cell, from its first finished seed."""

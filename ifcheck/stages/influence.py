@@ -11,12 +11,14 @@ import numpy as np
 
 from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config
+from ifcheck.errors import UnusableInput
 from ifcheck.params import Layout
 from ifcheck.scores import STEPS
-from ifcheck.stages.damping import choose_damping, held_out_removals
+from ifcheck.stages.damping import check_held_out, choose_damping, held_out_removals
+from ifcheck.stages.removals import input_digests
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import load_run
-from ifcheck.stages.scoring import group_choice, score_networks
+from ifcheck.stages.scoring import GroupChoice, group_choice, score_networks
 from ifcheck.stages.setup import Setup
 from ifcheck.stages.stage import stage
 
@@ -42,8 +44,12 @@ def influence(
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
     check_estimator(run.setup, Layout.of(run.networks[0]))
-    held_out = held_out_removals(run, config.influence.damping, held_out_file)
-    networks = score_networks(run, group_choice(run, influence_file), reporter)
+    groups = group_choice(run, influence_file)
+    held_out = None
+    if (file := check_held_out(config.influence.damping, held_out_file)) is not None:
+        held_out = held_out_removals(run, file)
+        _refuse_groups(groups)
+    networks = score_networks(run, groups, reporter)
     names = networks[0].arrays
     arrays = {
         "seeds": run.seeds,
@@ -60,13 +66,14 @@ def influence(
         chosen = choose_damping(arrays, held_out)
         for name in ("scores", "rel_residual", "converged", "steps"):
             arrays[name] = arrays[f"path_{name}"][:, chosen.place]
-        arrays["held_out_ids"] = held_out["removed_ids"]
+        arrays["held_out_ids"] = held_out.removed_ids
         described["influence"]["damping"] = chosen.meta["damping"]
         reasons = {network.path_reasons[chosen.place] for network in networks}
         meta["damping_chosen"] = chosen.meta
     if "group_ids" in arrays:
-        asked = run.setup.config.retrain
-        meta["groups"] = {"removals": asked.removals, "group_size": asked.group_size}
+        size = arrays["group_ids"].shape[2]
+        meta["groups"] = {"removals": run.setup.config.retrain.removals, "group_size": size}
+    meta["inputs"] = input_digests(run, influence_file if groups else None, held_out_file)
     meta["not_converged"] = sorted(reasons - {""})
     meta |= run.setup.environment(started)
     return write_artifact(out, "influence", arrays, meta)
@@ -74,5 +81,20 @@ def influence(
 
 def check_estimator(setup: Setup, layout: Layout) -> None:
     """Refuse an estimator that does not fit the network. Raises: UnknownName, UnusableInput."""
-    layout.positions(setup.estimator.params)
-    STEPS.create(setup.estimator.step).check(setup.estimator, layout, setup.objective)
+    estimator = setup.estimator
+    layout.positions(estimator.params)
+    step = STEPS.create(estimator.step)
+    step.check(estimator, layout, setup.objective)
+    if estimator.damping_path and not step.has_path:
+        raise UnusableInput(
+            f"--damping path and auto are for --step first-order, not {estimator.step}.",
+            remedy="Use --estimator objective, or one --damping after the other.",
+        )
+
+
+def _refuse_groups(groups: GroupChoice | None) -> None:
+    if groups is not None:
+        raise UnusableInput(
+            "--damping auto scores single rows, and --group-size or --removals asks for groups.",
+            remedy="Choose the damping on single rows, then score groups with that --damping.",
+        )

@@ -10,14 +10,15 @@ from typing import Any
 COLUMNS = ("abs_spearman_mean", "abs_spearman_ci95", "top_eigenvalue_median")
 
 
-def published_figures(columns: dict[str, Any]) -> dict[str, float | None]:
+def published_figures(columns: dict[str, Any], group_size: int = 1) -> dict[str, float | None]:
     """Return the released figures of a cell, under `published_*`; None where there are none.
 
     They come from influence on the last layer's weights (as the estimator `authors`),
     against retraining of the whole network, 25 rows removed. A cell at depth 1 and width 5
     belongs to both sweeps; the files hold it once.
     """
-    match = next((row for row in _rows() if _is_cell(row, columns)), None)
+    rows = _rows() if group_size == 1 else ()  # theirs are of single rows
+    match = next((row for row in rows if _is_cell(row, columns)), None)
     found = {name: None if match is None else _number(match[name]) for name in COLUMNS}
     return {
         "published_abs_spearman": found["abs_spearman_mean"],

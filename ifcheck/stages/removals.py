@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ifcheck import provenance
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.errors import ArtifactMismatch, ArtifactUnreadable, UnusableInput
 from ifcheck.models import evaluate
@@ -16,6 +16,8 @@ from ifcheck.removal.selection import FORMS, largest, parse_count, parse_ids, ra
 from ifcheck.stages.run import Run, require_same_checkpoints
 from ifcheck.stages.setup import Setup
 from ifcheck.stages.testpoints import count_test_points
+
+MOST_GROUPS = 100_000  # that are drawn at random; each is retrained without
 
 
 def check_removals(setup: Setup) -> str:
@@ -52,14 +54,12 @@ def parse_removals(specification: str, rows: int, group_size: int) -> tuple[str,
             remedy=f"Use --group-size {max(1, rows - 1)} or less.",
         )
     if kind not in ("ids", "like"):
-        parse_count(text, specification, _available(kind, rows, group_size))
+        available, what = rows - 1, "rows"
+        if group_size > 1:
+            available = MOST_GROUPS if kind == "random" else rows // group_size
+            what = f"groups of {group_size} rows"
+        parse_count(text, specification, available, what=what)
     return kind, text
-
-
-def _available(kind: str, rows: int, group_size: int) -> int:
-    if group_size == 1:
-        return rows - 1
-    return sys.maxsize if kind == "random" else rows // group_size
 
 
 def _parse_groups(
@@ -143,8 +143,8 @@ def compared_removals(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return what a seed's retraining removed, (K, G), and which of it scores may be judged by.
 
-    Removals on which the damping of the scores was chosen are not. Shape: (K,).
-    Raises: ArtifactMismatch where rows were removed that were not scored, or none is left.
+    Removals of the seed on which the damping of the scores was chosen are not. Shape: (K,).
+    Raises: ArtifactMismatch where rows were removed that were not scored.
     """
     removed, known = removed_rows(retrain)[retrain_place], influence["train_ids"]
     if not np.isin(removed, known).all():
@@ -155,14 +155,7 @@ def compared_removals(
     if "held_out_ids" not in influence.arrays:
         return removed, np.ones(len(removed), dtype=bool)
     held_out = np.isin(removed, influence["held_out_ids"][seed_place])
-    kept = np.asarray(~held_out.any(axis=1))
-    if not kept.any():
-        raise ArtifactMismatch(
-            f"the damping of {influence.path.name} was chosen on every removal of "
-            f"{retrain.path.name}.",
-            remedy="Judge it by others, for example: ifcheck retrain RUN --removals random:40",
-        )
-    return removed, kept
+    return removed, np.asarray(~held_out.any(axis=1))
 
 
 def predicted_changes(
@@ -202,7 +195,7 @@ def _sizes_of_scores(run: Run, path: Path | None) -> NDArray[np.float64]:
         raise ValueError("top-score needs a file of scores")
     artifact = read_artifact(path, "influence")
     require_same_checkpoints(run, artifact.parents, path)
-    order = _rows_of_seeds(run, artifact)
+    order = places_of_seeds(run, artifact)
     return np.asarray(np.abs(artifact["scores"][order]).max(axis=1))
 
 
@@ -216,10 +209,22 @@ def _like(path: Path, run: Run) -> NDArray[np.int64]:
             f"{path} holds groups of {size}; --group-size got {asked}.",
             remedy="Leave --group-size out: the file says it.",
         )
-    return np.searchsorted(run.split.train_ids, removed[_rows_of_seeds(run, artifact)])
+    return np.searchsorted(run.split.train_ids, removed[places_of_seeds(run, artifact)])
 
 
-def _rows_of_seeds(run: Run, artifact: Artifact) -> list[int]:
+def input_digests(run: Run, *files: Path | None) -> dict[str, str]:
+    """Return the SHA-256, by path, of what an artifact was made from besides checkpoints.
+
+    These files, where they are given, and that of `--removals like:FILE` or `top-score`.
+    """
+    kind, _, text = run.setup.config.retrain.removals.partition(":")
+    used = [file for file in files if file is not None]
+    if kind == "like":
+        used.append(Path(text))
+    return {path.as_posix(): provenance.file_digest(path) for path in used}
+
+
+def places_of_seeds(run: Run, artifact: Artifact) -> list[int]:
     """Return where each seed of the run stands in the artifact."""
     places = {int(seed): index for index, seed in enumerate(artifact["seeds"])}
     missing = [int(seed) for seed in run.seeds if int(seed) not in places]

@@ -18,7 +18,7 @@ from ifcheck.config import Config, replace_section
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
 from ifcheck.removal import TRUTHS, RemovalProblem
-from ifcheck.stages.removals import check_removals, losses, select_removals
+from ifcheck.stages.removals import check_removals, input_digests, losses, select_removals
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
 from ifcheck.stages.setup import Setup
@@ -43,7 +43,7 @@ def retrain(
     started = time.perf_counter()
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
-    check_retraining(run.setup, with_scores=influence_file is not None)
+    ranked = check_retraining(run.setup, with_scores=influence_file is not None) == "top-score"
     method = TRUTHS.create(config.retrain.truth)
     losses_before = losses(run, "test")
     removed = select_removals(run, influence_file)
@@ -75,14 +75,17 @@ def retrain(
         "config": run.setup.describe("retrain"),
         "parents": run.parents,
         "reasons": list(truth.reasons),
+        "group_size": removed.shape[2],
+        "inputs": input_digests(run, influence_file if ranked else None),
         **run.setup.environment(started, truth.engine, truth.dtype),
     }
     return write_artifact(out, "retrain", arrays, meta)
 
 
-def check_retraining(setup: Setup, with_scores: bool) -> None:
+def check_retraining(setup: Setup, with_scores: bool) -> str:
     """Refuse a retraining that cannot be run, before anything is computed.
 
+    Returns the kind of its removals.
     Raises: UnusableInput for unusable parameters, removals or test points.
     """
     settings = setup.config.retrain
@@ -91,11 +94,13 @@ def check_retraining(setup: Setup, with_scores: bool) -> None:
             f"retrain --params got {settings.params!r}; expected head or all.",
             remedy="Use --params head, as the paper does.",
         )
-    if check_removals(setup) == "top-score" and not with_scores:
+    kind = check_removals(setup)
+    if kind == "top-score" and not with_scores:
         raise UnusableInput(
             "--removals top-score:K needs the scores to rank by.",
             remedy="Add --influence run/influence-objective.npz",
         )
+    return kind
 
 
 def _removed_ids(removed: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

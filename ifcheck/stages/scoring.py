@@ -80,9 +80,10 @@ def group_choice(run: Run, influence_file: Path | None) -> GroupChoice | None:
     Raises: UnusableInput, ArtifactUnreadable, ArtifactMismatch.
     """
     settings = run.setup.config.retrain
-    kind, size = check_removals(run.setup), settings.group_size
-    if size == 1 and kind != "like":
+    size = settings.group_size
+    if size == 1 and not settings.removals.startswith("like:"):
         return None
+    kind = check_removals(run.setup)
     if kind == "top-score" and influence_file is None:
         count = int(settings.removals.partition(":")[2])
         return lambda place, values: largest_groups(np.abs(values).max(axis=0), count, size)

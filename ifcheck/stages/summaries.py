@@ -166,7 +166,7 @@ def summary_rows(
         "train_accuracy_mean": float(trained["train_accuracy"][finite].mean()),
         "grad_norm_median": float(np.median(trained["grad_norm"][finite])),
         "seconds": seconds,
-        **published_figures(columns),
+        **published_figures(columns, evaluation.summaries[0]["group_size"]),
     }
     return [{**columns, **summary, **shared} for summary in evaluation.summaries]
 

@@ -48,7 +48,7 @@ def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     result = succeed("influence", run_folder, *flags, "--json", "--out", tmp_path / "new.npz")
     found = json.loads(result.stdout)["meta"]["config"]["influence"]
-    assert found == {**options, "solver_options": {}, "damping_path": []}
+    assert found == {**options, "solver_options": {}, "damping_path": None}
 
 
 def test_a_solver_that_does_not_look_for_eigenvalues_shows_none(run_folder, succeed, tmp_path):

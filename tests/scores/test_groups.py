@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from ifcheck.curvature.operator import HessianOperator
 from ifcheck.errors import Diverged, UnusableInput
 from ifcheck.scores import ESTIMATORS, STEPS, influence_scores
 from ifcheck.scores.base import GroupScores, Scores
@@ -151,10 +152,17 @@ def test_a_group_s_certificate_is_of_the_solves_behind_it():
         assert (groups.rel_residual > 1e-3).all()
 
 
-def test_a_group_without_which_nothing_is_definite_says_so():
-    problem = synthetic()
-    with pytest.raises(Diverged):
-        scored(problem, "newton", solver="cg", hessian="data", damping=0.0)
+def test_a_group_without_which_the_hessian_is_not_definite_is_refused_by_cg():
+    model = synthetic().model()
+    exact = dataclasses.replace(ESTIMATORS.create("objective"), step="newton")
+    by_products = dataclasses.replace(exact, solver="cg")
+    scores = influence_scores(model, exact)
+    part = 3 * model.hessian.dense()  # a group of more curvature than all rows together
+    wrong = dataclasses.replace(model, hessian_at=lambda _: HessianOperator.of_matrix(part))
+    groups = torch.arange(20)[None]
+    STEPS.create("newton").group_scores(model, by_products, scores, groups)
+    with pytest.raises(Diverged, match="without positive curvature"):
+        STEPS.create("newton").group_scores(wrong, by_products, scores, groups)
 
 
 # --- ordinary inputs that are extreme --------------------------------------------------------

@@ -69,6 +69,52 @@ def test_a_path_is_the_same_as_its_dampings_one_by_one(solver):
         assert_allclose(solution.x, alone.x, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("iterations", [3, 8, 13])
+def test_before_it_is_solved_an_indefinite_matrix_has_the_least_residual_there_is(iterations):
+    """That of minimal residuals: at each damping the least over the Krylov space, by numpy."""
+    options = {"iterations": iterations, "tolerance": 1e-14}
+    prepared = SOLVERS.create("minres", options).prepare(operator_of(INDEFINITE), 0.0)
+    for damping, solution in zip(DAMPINGS, prepared.along(RHS, DAMPINGS), strict=True):
+        damped = INDEFINITE + damping * np.eye(20)
+        for rhs, found in zip(RHS.numpy(), solution.rel_residual.tolist(), strict=True):
+            powers = [rhs]
+            for _ in range(iterations - 1):
+                powers.append(INDEFINITE @ powers[-1] / np.linalg.norm(powers[-1]))
+            basis, _ = np.linalg.qr(np.array(powers).T)
+            y, *_ = np.linalg.lstsq(damped @ basis, rhs, rcond=None)
+            least = np.linalg.norm(damped @ basis @ y - rhs) / np.linalg.norm(rhs)
+            assert found == pytest.approx(least, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("part", [1.0, 1e-3, 1e-5])
+def test_beside_the_range_solutions_do_not_grow(part):
+    """Of a singular system that has none, the solution of least residual that is not long."""
+    random = np.random.default_rng(2)
+    values = np.concatenate([np.zeros(10), np.geomspace(1e-3, 2, 50)])
+    matrix = matrix_with(values, seed=2)
+    rhs = random.normal(size=(2, 60))
+    beside = rhs - rhs @ np.linalg.pinv(matrix, rcond=1e-10) @ matrix
+    rhs = rhs - beside + part * beside
+    shortest = np.linalg.norm(rhs @ np.linalg.pinv(matrix, rcond=1e-10), axis=1)
+    least = part * np.linalg.norm(beside, axis=1) / np.linalg.norm(rhs, axis=1)
+    prepared = SOLVERS.create("minres").prepare(operator_of(matrix), 0.0)
+    alone = prepared.solve(torch.from_numpy(rhs))
+    (along,) = prepared.along(torch.from_numpy(rhs), (0.0,))
+    for solution, longest in ((alone, 10), (along, 1.01)):
+        assert_allclose(solution.rel_residual, least, rtol=1e-2)
+        assert (solution.x.norm(dim=1).numpy() < longest * shortest).all()
+        assert not solution.converged.any()
+
+
+def test_a_path_makes_no_preconditioner(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("made for nothing")
+
+    monkeypatch.setattr("ifcheck.solvers.conjugate_gradient.largest_eigenpairs", refuse)
+    prepared = SOLVERS.create("cg", {"preconditioner": 3}).prepare(operator_of(DEFINITE), 0.0)
+    assert prepared.along(RHS, DAMPINGS)[1].converged.all()
+
+
 def test_a_path_takes_the_products_of_its_hardest_damping_and_one_each():
     operator, calls = counted(DEFINITE)
     solve_along(operator, RHS, DAMPINGS, Stopping(), definite=True)

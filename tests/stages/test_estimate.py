@@ -94,7 +94,7 @@ def test_a_faster_long_sample_never_gives_negative_time(clock, monkeypatch, tiny
 
 @pytest.mark.parametrize("estimator", [estimate_influence, estimate_eigenvalues])
 def test_scoring_time_and_disk_grow_with_the_seeds(estimator, clock, monkeypatch, tiny, tmp_path):
-    def costly(config, sources, out):
+    def costly(config, sources, out, *_files):
         clock.now += 0.25 * len(sources)
         out.write_bytes(b"x" * 100 * len(sources))
 

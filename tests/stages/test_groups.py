@@ -6,10 +6,12 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from ifcheck.errors import ArtifactMismatch, UnusableInput
+from ifcheck.provenance import file_digest
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.fragility import fragility
 from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
+from ifcheck.stages.train import train
 
 GROUPS = {"retrain.group_size": 5, "retrain.removals": "random:12", "retrain.truth": "newton"}
 
@@ -65,7 +67,8 @@ def test_ids_are_cut_into_groups_as_they_stand(remove):
     ("flags", "message"),
     [
         ({"removals": "ids:1,2,3"}, "no whole number of groups of 5"),
-        ({"removals": "top-loss:30"}, "at most 29 can be taken"),
+        ({"removals": "top-loss:30"}, "asks for 30 groups of 5 rows; at most 29 can be taken"),
+        ({"removals": "random:1000000000000"}, "at most 100000 can be taken"),
         ({"group_size": 148}, "there are 148 training rows, of which one must be left"),
         ({"removals": "random:0"}, "expected a count of at least 1"),
     ],
@@ -105,6 +108,9 @@ def test_like_takes_the_groups_of_either_kind_of_file(remove, score):
     by_truth = score("like", retrain__removals=f"like:{removed.path}", retrain__group_size=1)
     assert np.array_equal(by_truth["group_ids"], removed["group_ids"])
     assert np.array_equal(by_truth["group_scores"], scored["group_scores"])
+    assert by_truth.meta["groups"]["group_size"] == by_scores.meta["group_size"] == 5
+    assert by_truth.meta["inputs"] == {removed.path.as_posix(): file_digest(removed.path)}
+    assert by_scores.meta["inputs"] == {scored.path.as_posix(): file_digest(scored.path)}
     with pytest.raises(UnusableInput, match="holds groups of 5; --group-size got 4"):
         remove("like", removals=f"like:{scored.path}", group_size=4)
 
@@ -118,6 +124,13 @@ def test_first_order_scores_of_groups_add_up(score):
     assert found["group_converged"].all()
     assert found["group_residual"].shape == (4, 12)
     assert found.meta["groups"] == {"removals": "random:12", "group_size": 5}
+    assert found.meta["inputs"] == {}
+
+
+def test_scores_of_few_rows_do_not_ask_what_retrain_would_remove(tiny, tmp_path):
+    config = tiny({"data.limit_train": 3, "retrain.removals": "top-loss:40"})
+    train(config, tmp_path / "run")
+    assert influence(config, [tmp_path / "run"], tmp_path / "x.npz")["scores"].shape == (4, 2, 3)
 
 
 def test_single_rows_leave_no_groups_in_the_file(score):

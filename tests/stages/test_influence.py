@@ -122,7 +122,7 @@ def test_meta_says_what_the_estimator_was(scored, runs, checkpoints_of, assert_p
         "solver_options": {},
         "step": "first-order",
         "curvature": "hessian",
-        "damping_path": [],
+        "damping_path": None,
     }
 
 

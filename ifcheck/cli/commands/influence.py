@@ -12,6 +12,7 @@ from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 
 if TYPE_CHECKING:
     from ifcheck.artifacts import Artifact
+    from ifcheck.config import Config
 
 INFLUENCE_KEYS = {
     name: f"influence.{name}"
@@ -40,18 +41,9 @@ def influence(
     normalisation: options.NormalisationName = None,
     step: options.StepName = None,
     group_size: options.GroupSize = None,
-    held_out: Annotated[
-        Path | None,
-        typer.Option("--held-out", help="Removals by which --damping auto is chosen."),
-    ] = None,
-    removals: Annotated[
-        str | None,
-        typer.Option("--removals", help="With --group-size: which groups, as in retrain."),
-    ] = None,
-    influence: Annotated[
-        Path | None,
-        typer.Option("--influence", help="Scores that top-score:K ranks by; these if left out."),
-    ] = None,
+    held_out: options.HeldOut = None,
+    removals: options.GroupRemovals = None,
+    influence: options.RankingScores = None,
     dataset: options.Dataset = None,
     network: options.Network = None,
     depth: options.Depth = None,
@@ -78,7 +70,7 @@ def influence(
         from ifcheck.cli.plans import show_plan
         from ifcheck.stages.estimate import estimate_influence
 
-        show_plan(session, estimate_influence(config, sources))
+        show_plan(session, estimate_influence(config, sources, influence, held_out))
         return
     target = out or default_out(sources, f"influence-{config.influence.estimator}.npz")
     require_free(target, force)
@@ -86,8 +78,7 @@ def influence(
     with terminal.live_progress() as reporter:
         artifact = run_stage(config, sources, target, reporter, explicit, influence, held_out)
     _show(session, artifact)
-    if removals is not None and "group_ids" not in artifact.arrays:
-        terminal.show_note("--removals says which groups are scored; there are none.")
+    _show_notes(config, removals, influence, artifact)
 
 
 def _show(session: Session, artifact: Artifact) -> None:
@@ -128,6 +119,17 @@ def _show(session: Session, artifact: Artifact) -> None:
             "written": str(artifact.path),
         },
     )
+
+
+def _show_notes(
+    config: Config, removals: str | None, influence: Path | None, artifact: Artifact
+) -> None:
+    """Say which options had nothing to do."""
+    grouped = "group_ids" in artifact.arrays
+    if removals is not None and not grouped:
+        terminal.show_note("--removals says which groups are scored; there are none.")
+    if influence is not None and not (grouped and "top-score" in config.retrain.removals):
+        terminal.show_note("--influence ranks for groups of --removals top-score:K alone.")
 
 
 def _first_of(reasons: list[str]) -> str:

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ifcheck.curvature.local import LocalModel, local_model
 from ifcheck.engines import Recipe, Task
 from ifcheck.engines.batched import TorchEngine, VmapEngine
 from ifcheck.models import MLP, VariationalNetwork
 from ifcheck.models.variational import VariationalHead
 from ifcheck.objective import Objective, VariationalObjective
 from ifcheck.params import Layout, stack_modules
+from ifcheck.scores import ESTIMATORS, STEPS, damping_path, influence_scores
+from ifcheck.solvers import SOLVERS
 from ifcheck.variants import averaged
 from tests.engines.conftest import random_weights
 from tests.networks import CLASSES, LeNet
@@ -105,3 +108,47 @@ def test_a_bayesian_lenet_in_unequal_batches(likelihood, jacobian):
     found = differentiate("cuda", [slice(0, 1), slice(1, 30), slice(30, ROWS)])
     torch.testing.assert_close(found[0], loss, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found[1], gradient, rtol=1e-10, atol=1e-12)
+
+
+def plain_model(device: str, selection: str) -> LocalModel:
+    torch.manual_seed(0)
+    network = MLP(64, 5, 2, CLASSES, "tanh").double().to(device)
+    inputs, targets = (rows.to(device) for rows in images())
+    rows = inputs.flatten(1), targets
+    test = rows[0][:2], rows[1][:2]
+    return local_model(network, Objective(0.05), selection, rows, test)
+
+
+@pytest.mark.parametrize("step", list(STEPS))
+@pytest.mark.parametrize("solver", ["exact", "cg", "minres", "lissa"])
+def test_scores_of_rows_and_groups(step, solver):
+    estimator = replace(ESTIMATORS.create("objective"), step=step, solver=solver)
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = plain_model(device, "head")
+        groups = torch.tensor([[0, 4, 7], [3, 1, 9]], device=device)
+        scores = influence_scores(model, estimator)
+        of_groups = STEPS.create(step).group_scores(model, estimator, scores, groups)
+        assert of_groups.values.device.type == scores.values.device.type == device
+        found[device] = scores.values.cpu(), of_groups.values.cpu()
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", list(SOLVERS))
+@pytest.mark.parametrize("selection", ["head", "all"])
+def test_scores_along_dampings(solver, selection):
+    estimator = replace(
+        ESTIMATORS.create("objective"),
+        params=selection,
+        solver=solver,
+        damping=3.0,
+        damping_path=(1.0, 5.0),
+    )
+    found = {}
+    for device in ("cpu", "cuda"):
+        scores, path = damping_path(plain_model(device, selection), estimator)
+        assert path.values.device.type == device
+        found[device] = scores.values.cpu(), path.values.cpu()
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)

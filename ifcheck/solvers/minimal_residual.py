@@ -56,7 +56,8 @@ class _Prepared:
         asked for less, unless what is left has no curvature.
         """
         size, iterations = float(np.linalg.norm(rhs)), self.stopping.iterations
-        goal, asked = self.stopping.tolerance * size, FURTHER**2 * self.stopping.tolerance
+        goal = self.stopping.tolerance * size
+        asked = max(LEAST_TOLERANCE, FURTHER**2 * self.stopping.tolerance)
         x, residual, image, steps = np.zeros_like(rhs), rhs, operator.matvec(rhs), 0
         least = NO_CURVATURE * float(np.linalg.norm(image)) / (size or 1.0)
         while size > goal and steps < iterations and asked >= LEAST_TOLERANCE:

@@ -263,6 +263,12 @@ def test_minimal_residuals_take_about_as_many_iterations_as_conjugate_gradient()
     assert steps["minres"] <= 1.2 * steps["cg"]
 
 
+def test_minimal_residuals_take_a_tolerance_near_rounding():
+    matrix, rhs = with_eigenvalues(-1, 0.5, 1, 2), right_hand_sides(2, 4)
+    solution = solve("minres", matrix, rhs, tolerance=1e-13)
+    assert_allclose(solution.x, np.linalg.solve(matrix, rhs.T).T, rtol=1e-11)
+
+
 def test_as_many_as_there_are_solve_it():
     matrix, rhs = with_eigenvalues(-2, 0.01, 1, 3), right_hand_sides(2, 4)
     solution = solve("lanczos", matrix, rhs, rank=50)

@@ -116,3 +116,8 @@ def test_released_rows_are_unambiguous_and_plausible():
         assert 0 < float(row["abs_spearman_mean"]) < 1
         assert math.isfinite(float(row["abs_spearman_ci95"]))
         assert float(row["abs_spearman_mean"]) >= abs(float(row["spearman_mean"])) - 1e-9
+
+
+def test_groups_have_no_released_figures():
+    assert published_figures(iris_columns("l2"), group_size=1) != NOTHING
+    assert published_figures(iris_columns("l2"), group_size=5) == NOTHING

@@ -79,6 +79,7 @@ def evaluation():
             "truth": r[8:-4],
             "retrain_params": "head",
             "abs_spearman_mean": 0.65,
+            "group_size": 1,
         }
         for i, r in pairs
     ]

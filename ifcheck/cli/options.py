@@ -103,7 +103,8 @@ EstimatorName = Annotated[
     str | None,
     typer.Option(
         "--estimator",
-        help="objective, second-order, newton-step, paper, authors or authors-bnn.",
+        help="objective, second-order, newton-step, paper, authors or authors-bnn; baselines: "
+        "gradient-dot, gradient-cosine, train-loss, same-class.",
     ),
 ]
 Params = Annotated[

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ifcheck.curvature.head import SoftmaxHeadLoss
+from ifcheck.curvature.head import SoftmaxHeadLoss, row_blocks
 from ifcheck.curvature.kinds import CURVATURES
 from ifcheck.curvature.operator import HessianOperator
 from ifcheck.curvature.row_curvature import RowCurvature
-from ifcheck.curvature.rows import HeadRows, NetworkRows, TrainingRows
+from ifcheck.curvature.rows import ROW_VALUES, HeadRows, NetworkRows, TrainingRows
 from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
@@ -27,6 +27,10 @@ class LocalModel:
     hessian_at: Callable[[Tensor], HessianOperator]  # the same of the rows at some positions
     train_products: Callable[[Tensor], Tensor]  # (D, params) -> (D, rows), see `row_products`
     train_sums: Callable[[Tensor], Tensor]  # (D, rows) -> (D, params), see `combined_gradients`
+    train_norms: Callable[[], Tensor]  # (rows,) sizes of the rows' gradients
+    train_losses: Callable[[], Tensor]  # (rows,) in nats
+    train_targets: Tensor  # (rows,)
+    test_targets: Tensor  # (tests,)
     test_gradients: Tensor  # (tests, params)
     regulariser_gradient: Tensor  # (params,)
     regulariser_curvature: Tensor  # (params,) the diagonal of its Hessian, which has no other part
@@ -82,8 +86,18 @@ def local_model(
         hessian_at=hessian_at,
         train_products=rows.row_products,
         train_sums=rows.combined_gradients,
+        train_norms=lambda: _norms(rows),
+        train_losses=lambda: objective.per_example_loss(evaluate(network, inputs), targets),
+        train_targets=targets,
+        test_targets=test[1],
         test_gradients=test_gradients,
         regulariser_gradient=objective.regulariser_gradient(rows.parameters, is_rho),
         regulariser_curvature=objective.regulariser_curvature(rows.parameters, is_rho),
         row_curvature=row_curvature,
     )
+
+
+def _norms(rows: TrainingRows) -> Tensor:
+    """Return the sizes of the rows' gradients, of which some are alive together. Shape: (rows,)."""
+    blocks = row_blocks(rows.count, len(rows.parameters), ROW_VALUES)
+    return torch.cat([rows.row_gradients(block).norm(dim=-1) for block in blocks])

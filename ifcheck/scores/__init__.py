@@ -1,6 +1,7 @@
 """Influence scores: the predicted change of a test loss when a training row is removed."""
 
 from ifcheck.curvature.local import LocalModel
+from ifcheck.scores import baselines as _baselines  # noqa: F401
 from ifcheck.scores import first_order as _first_order  # noqa: F401 (registers itself)
 from ifcheck.scores import newton_step as _newton_step  # noqa: F401
 from ifcheck.scores import second_order as _second_order  # noqa: F401

@@ -15,6 +15,7 @@ from ifcheck.params import Layout
 from ifcheck.registry import Registry
 from ifcheck.scores.estimators import Estimator
 from ifcheck.solvers import SOLVERS, Prepared, Solution, Spectrum
+from ifcheck.solvers.iterative import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class Scores:
 
     values: Tensor  # (tests, rows) predicted change of the test loss on removal, in nats
     solution: Solution  # of the test points' gradients
-    prepared: Prepared  # what solved
+    prepared: Prepared | None  # what solved; None where there was nothing to solve
 
     @property
     def spectrum(self) -> Spectrum:
         """What is known of the eigenvalues of the undamped Hessian."""
-        return self.prepared.spectrum
+        return UNKNOWN if self.prepared is None else self.prepared.spectrum
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Step(Protocol):
     """An entry of `STEPS`: how the parameters are taken to move when a row leaves."""
 
     has_path: ClassVar[bool]  # whether `damping_path` gives its scores along dampings
+    is_baseline: ClassVar[bool]  # whether it uses no curvature, and is there to be beaten
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         """Refuse an estimator that the step is not known for. Raises: UnusableInput."""

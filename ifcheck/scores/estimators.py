@@ -61,6 +61,45 @@ class NewtonStepEstimator(ObjectiveEstimator):
     step: str = "newton"
 
 
+@dataclass(frozen=True)
+class _Baseline(ObjectiveEstimator):
+    """Scores without curvature, of the head's gradients where they take any."""
+
+    normalisation: Normalisation = "n"
+
+
+@ESTIMATORS.register("gradient-dot")
+@dataclass(frozen=True)
+class GradientDotBaseline(_Baseline):
+    """Baseline: the product of the test point's and the row's gradient."""
+
+    step: str = "gradient-dot"
+
+
+@ESTIMATORS.register("gradient-cosine")
+@dataclass(frozen=True)
+class GradientCosineBaseline(_Baseline):
+    """Baseline: the cosine of the test point's and the row's gradient."""
+
+    step: str = "gradient-cosine"
+
+
+@ESTIMATORS.register("train-loss")
+@dataclass(frozen=True)
+class TrainLossBaseline(_Baseline):
+    """Baseline: the row's own loss."""
+
+    step: str = "train-loss"
+
+
+@ESTIMATORS.register("same-class")
+@dataclass(frozen=True)
+class SameClassBaseline(_Baseline):
+    """Baseline: whether the row is of the test point's class."""
+
+    step: str = "same-class"
+
+
 @ESTIMATORS.register("paper")
 @dataclass(frozen=True)
 class PaperEstimator(Estimator):

@@ -43,6 +43,7 @@ class FirstOrder:
     """
 
     has_path: ClassVar[bool] = True
+    is_baseline: ClassVar[bool] = False
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         """Everything has a first order."""

@@ -50,6 +50,7 @@ class NewtonStep:
     """
 
     has_path: ClassVar[bool] = False
+    is_baseline: ClassVar[bool] = False
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         check_plain_head(estimator, layout, objective)

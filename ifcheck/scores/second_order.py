@@ -17,6 +17,7 @@ from ifcheck.scores.base import (
     Scores,
     denominator_drop,
     group_gradients,
+    prepare,
     regularised,
     remaining_rows,
     row_products,
@@ -41,6 +42,7 @@ class SecondOrder:
     """
 
     has_path: ClassVar[bool] = False
+    is_baseline: ClassVar[bool] = False
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         check_plain_head(estimator, layout, objective)
@@ -71,7 +73,9 @@ class SecondOrder:
         """Raises: Diverged."""
         size = groups.shape[1]
         left = remaining_rows(model, estimator, size)
-        moved = scores.prepared.solve(group_gradients(model, estimator, groups))
+        whole = regularised(model.hessian, model, estimator)
+        prepared = scores.prepared or prepare(whole, estimator)
+        moved = prepared.solve(group_gradients(model, estimator, groups))
         theirs = [
             size * model.hessian_at(group).product(step[None])
             for group, step in zip(groups, moved.x, strict=True)

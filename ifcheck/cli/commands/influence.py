@@ -82,11 +82,37 @@ def influence(
 
 
 def _show(session: Session, artifact: Artifact) -> None:
-    from ifcheck.cli.summaries import artifact_record, extreme, worst
+    from ifcheck.cli.summaries import artifact_record
+    from ifcheck.scores import STEPS
 
     if session.json:
         terminal.show_json(artifact_record(artifact))
         return
+    settings = artifact.meta["config"]["influence"]
+    title = f"scores of {len(artifact['train_ids'])} rows, {len(artifact['seeds'])} networks"
+    baseline = STEPS.create(settings["step"]).is_baseline
+    terminal.show_facts(
+        f"{title}, {'baseline' if baseline else 'estimator'} {settings['estimator']}",
+        {
+            **(_of_baseline(artifact) if baseline else _of_estimator(artifact)),
+            **_groups(artifact),
+            "written": str(artifact.path),
+        },
+    )
+
+
+def _of_baseline(artifact: Artifact) -> dict[str, str]:
+    """Return what a baseline's scores are; there is no curvature and no solve to tell of."""
+    from ifcheck.cli.summaries import extreme
+
+    settings = artifact.meta["config"]["influence"]
+    return {"parameters": settings["params"], "score": extreme(artifact["scores"])}
+
+
+def _of_estimator(artifact: Artifact) -> dict[str, str]:
+    """Return what was taken for the Hessian, what was found, and the solves' certificate."""
+    from ifcheck.cli.summaries import extreme, worst
+
     settings = artifact.meta["config"]["influence"]
     spectrum = {"Hessian eigenvalues": f"not all looked for by --solver {settings['solver']}"}
     if (artifact["null_space"] >= 0).all():
@@ -103,22 +129,16 @@ def _show(session: Session, artifact: Artifact) -> None:
     if artifact["steps"].any():
         residual += f", {artifact['steps'].max():,} iterations at most"
     reasons = artifact.meta["not_converged"]
-    terminal.show_facts(
-        f"scores of {len(artifact['train_ids'])} rows, {len(artifact['seeds'])} networks, "
-        f"estimator {settings['estimator']}",
-        {
-            "parameters": f"{settings['params']}; {settings['curvature']} of the "
-            f"{settings['hessian']}, damping {settings['damping']:g}, normalisation "
-            f"{settings['normalisation']}, step {settings['step']}",
-            "score": f"{extreme(artifact['scores'])} nats (positive: removal hurts)",
-            **spectrum,
-            "residual of the solve": residual,
-            **({"not converged": _first_of(reasons)} if reasons else {}),
-            **_path(artifact),
-            **_groups(artifact),
-            "written": str(artifact.path),
-        },
-    )
+    return {
+        "parameters": f"{settings['params']}; {settings['curvature']} of the "
+        f"{settings['hessian']}, damping {settings['damping']:g}, normalisation "
+        f"{settings['normalisation']}, step {settings['step']}",
+        "score": f"{extreme(artifact['scores'])} nats (positive: removal hurts)",
+        **spectrum,
+        "residual of the solve": residual,
+        **({"not converged": _first_of(reasons)} if reasons else {}),
+        **_path(artifact),
+    }
 
 
 def _show_notes(

@@ -130,9 +130,11 @@ def _compare(name: str, network: Network, train: tuple[Tensor, Tensor], rounds: 
         raise RuntimeError(f"{name}: products differ by {difference:.1e}, relative")
     repeats = {library: repeats_to_tell(product) for library, product in products.items()}
     taken: dict[str, list[float]] = {library: [] for library in products}
+    order = list(products)
     for _ in range(rounds):
-        for library, product in products.items():
-            taken[library].append(timed(product, repeats[library]))
+        for library in order:
+            taken[library].append(timed(products[library], repeats[library]))
+        order.append(order.pop(0))  # what ran before leaves its memory and caches behind
     seconds = {library: statistics.median(times) for library, times in taken.items()}
     return Line(name, len(vector), len(targets), len(batches), seconds, difference)
 

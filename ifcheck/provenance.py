@@ -48,6 +48,15 @@ def named_seed(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def replicate_seed(seed: int, replicate: int) -> int:
+    """Return the seed of a replicate: the user's own for replicate 0, else a 63-bit one.
+
+    It does not depend on how many replicates there are, and is no small number that another
+    network of the same study could have.
+    """
+    return seed if replicate == 0 else named_seed(seed, "replicate", replicate)
+
+
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, ifcheck and the packages that numbers depend on."""

@@ -14,7 +14,14 @@ import pytest
 
 import ifcheck
 from ifcheck import provenance
-from ifcheck.provenance import array_digest, code_revision, file_digest, named_seed, versions
+from ifcheck.provenance import (
+    array_digest,
+    code_revision,
+    file_digest,
+    named_seed,
+    replicate_seed,
+    versions,
+)
 
 # --- files ---------------------------------------------------------------------------------
 
@@ -81,6 +88,14 @@ def test_purposes_and_seeds_get_different_numbers():
     purposes = [("init",), ("shuffle",), ("bootstrap", 0), ("bootstrap", 1), ("bootstrap", 10)]
     numbers = {named_seed(seed, *names) for seed in range(50) for names in purposes}
     assert len(numbers) == 50 * len(purposes)
+
+
+def test_a_replicates_seed_is_named_and_the_first_is_the_users_own():
+    assert [replicate_seed(seed, 0) for seed in (0, 7)] == [0, 7]
+    digest = hashlib.sha256(b"7/replicate/2").digest()
+    assert replicate_seed(7, 2) == int.from_bytes(digest[:8], "big") // 2
+    numbers = {replicate_seed(seed, r) for seed in range(50) for r in range(20)}
+    assert len(numbers) == 1000
 
 
 def test_named_seeds_fit_the_generators_of_torch_and_numpy():

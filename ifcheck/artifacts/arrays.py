@@ -19,7 +19,8 @@ SCHEMA_VERSION = 1
 
 # Arrays of each kind and the axes that they share: S seeds, T test points, N training rows,
 # K removals of G rows each, H rows held out, E epochs, L eigenvalues, D points of a grid. A
-# question mark after the axes: may be absent.
+# question mark after the axes: may be absent. A small r at the end: an axis of R replicates, which
+# either all arrays that have it bear or none; there are two replicates or more.
 SCHEMAS: dict[str, dict[str, str]] = {
     "train": {
         "seeds": "S",
@@ -64,11 +65,11 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "removed_ids": "SK?",  # single rows, or else:
         "group_ids": "SKG?",
         "loss_before": "ST",
-        "loss_after": "STK",
-        "null_loss_after": "ST",
-        "converged": "SK",
-        "grad_norm": "SK",
-        "null_grad_norm": "S",
+        "loss_after": "STKr",
+        "null_loss_after": "STr",
+        "converged": "SKr",
+        "grad_norm": "SKr",
+        "null_grad_norm": "Sr",
         "positive_definite": "SK?",
         "null_positive_definite": "S?",
         "trajectory_epoch": "E?",
@@ -90,6 +91,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "negative_share_error": "S?",
     },
 }
+
+REPLICATES = "r"  # the optional axis in schemas
 
 # Of these arrays a file of this kind holds one.
 ALTERNATIVES = {"retrain": ("removed_ids", "group_ids")}
@@ -189,7 +192,7 @@ def _check(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
             "beside it; expected one of the two.",
             remedy="Make the file again with this version.",
         )
-    for name, axes in SCHEMAS[kind].items():
+    for name, axes in _schema(kind, arrays).items():
         if name not in arrays:
             if axes.endswith("?"):
                 continue
@@ -208,3 +211,13 @@ def _check(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"{path} ({kind}): {name!r} has shape {shape}; expected ({expected}).",
                 remedy="Make the file again.",
             )
+
+
+def _schema(kind: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Return the axes of a kind's arrays, that of replicates as the first array with it has it."""
+    schema = SCHEMAS[kind]
+    optional = [n for n, axes in schema.items() if axes.endswith(REPLICATES) and n in arrays]
+    shape = arrays[optional[0]].shape if optional else ()
+    replicated = optional and len(shape) == len(schema[optional[0]]) and shape[-1] > 1
+    axis = REPLICATES.upper() if replicated else ""
+    return {name: axes.replace(REPLICATES, axis) for name, axes in schema.items()}

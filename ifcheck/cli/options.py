@@ -87,7 +87,9 @@ Seeds = Annotated[
     str | None, typer.Option("--seeds", help="N for the seeds 0..N-1, or a list: 3,7,11")
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of training.")]
-RetrainEpochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of retraining.")]
+RetrainEpochs = Annotated[
+    int | None, typer.Option("--epochs", help="Epochs of retraining; scratch: those of training.")
+]
 StopAtFloor = Annotated[
     bool | None,
     typer.Option(
@@ -142,7 +144,7 @@ StepName = Annotated[
 NormalisationName = Annotated[
     str | None, typer.Option("--normalisation", help="n-1: mean over the rest; n: fixed at n.")
 ]
-TruthName = Annotated[str | None, typer.Option("--truth", help="warm or newton.")]
+TruthName = Annotated[str | None, typer.Option("--truth", help="warm, newton or scratch.")]
 Removals = Annotated[
     str | None,
     typer.Option("--removals", help="top-loss:K, top-score:K, random:K, ids:1,2,3 or like:FILE"),
@@ -166,6 +168,13 @@ GroupSize = Annotated[
     int | None,
     typer.Option(
         "--group-size", help="Rows that are removed together: K groups of so many; 1 by default."
+    ),
+]
+Replicates = Annotated[
+    int | None,
+    typer.Option(
+        "--replicates",
+        help="Repeat under so many seeds, where the truth depends on one: how reliable it is.",
     ),
 ]
 Trajectory = Annotated[

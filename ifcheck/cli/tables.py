@@ -86,6 +86,12 @@ def _show_remarks(name: str, summary: Row) -> None:
             f"{name}: damping {chosen['damping']:g} was chosen on {chosen['chosen_on']}"
             f"{told if left_out else ''}"
         )
+    if summary["replicates"] > 1:
+        terminal.show_note(
+            f"{name}: mean of {summary['replicates']} replicates, reliability "
+            f"{number(summary['reliability_median'])}, noise ceiling "
+            f"{number(summary['noise_ceiling_median'])} (medians)"
+        )
     if summary["reason"]:
         terminal.show_note(f"{name}: {summary['reason']}")
     elif summary["predicted_normalisation"] != summary["true_normalisation"]:

@@ -83,13 +83,18 @@ class InfluenceConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class RetrainConfig:
-    """Which rows are removed, one by one or in groups, and how the truth is found."""
+    """Which rows are removed, one by one or in groups, and how the truth is found.
+
+    `replicates` repeats all of it under seeds of their own. A truth that trains again from
+    initialisation takes `params`, `epochs` and `stop_at_lr_floor` from the training.
+    """
 
     truth: str = "warm"
     params: str = "head"
     removals: str = "top-loss:40"
     group_size: Positive = 1
     epochs: Positive = 7_500
+    replicates: Positive = 1
     normalisation: Normalisation = "n-1"
     swa_restart: Literal["average", "live"] = "average"
     trajectory: bool = False

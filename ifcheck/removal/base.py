@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ifcheck.config import Normalisation
 from ifcheck.engines import Progress, Recipe, silent
 from ifcheck.models import Network
 from ifcheck.objective import Objective, weights_without
+from ifcheck.provenance import replicate_seed
 from ifcheck.registry import Registry
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the networks came to be, for a truth that trains them again."""
+
+    initial: Callable[[int], Network]  # by seed, before training and in the training's type
+    polish: bool  # whether the head was moved to its optimum at the end
 
 
 @dataclass(frozen=True)
@@ -24,17 +33,18 @@ class RemovalProblem:
     is not stationary, removing nothing already changes the loss.
     """
 
-    networks: Sequence[Network]  # S trained networks, float64 unless params is "all"
+    networks: Sequence[Network]  # S trained networks, in the type that `warm` moves them in
     live: Tensor | None  # (S, params) live weights of an averaged training, to restart from
     objective: Objective
-    recipe: Recipe
+    recipe: Recipe  # of the retraining
     engine: str  # by name; "auto": the first one that can train what moves
     params: str  # "head" or "all": what retraining moves
     normalisation: Normalisation  # as `objective.normalisation` gives it
     removed: Tensor  # (S, K, G) positions of the training rows that leave together
     train: tuple[Tensor, Tensor]  # inputs (N, ...), targets (N,)
     test: tuple[Tensor, Tensor]  # inputs (T, ...), targets (T,)
-    seeds: tuple[int, ...] = ()  # of each network; they name the order of batches
+    seeds: tuple[int, ...] = ()  # of each network; they name its start and the order of batches
+    training: Training | None = None  # where a truth asks for it
 
     @property
     def row_weights(self) -> Tensor:
@@ -42,6 +52,10 @@ class RemovalProblem:
         nothing = torch.full_like(self.removed[:, :1], -1)
         positions = torch.cat([nothing, self.removed], dim=1)
         return weights_without(len(self.train[1]), positions, self.normalisation)
+
+    def replicate(self, number: int) -> RemovalProblem:
+        """Return the same problem under the seeds of a replicate; number 0 is this one."""
+        return replace(self, seeds=tuple(replicate_seed(seed, number) for seed in self.seeds))
 
     def part(self, first: int, last: int) -> RemovalProblem:
         """Return the same problem for the networks first..last-1."""
@@ -57,7 +71,11 @@ class RemovalProblem:
 
 @dataclass(frozen=True)
 class Truth:
-    """Test losses after removal, in nats, each with the certificate of its optimum."""
+    """Test losses after removal, in nats, each with the certificate of its optimum.
+
+    Of R replicates together the first four have a last axis R; what is recorded beside them is
+    that of replicate 0.
+    """
 
     loss_after: Tensor  # (S, T, K)
     null_loss_after: Tensor  # (S, T)
@@ -80,11 +98,26 @@ class Truth:
         }
         return replace(parts[0], **joined)
 
+    @classmethod
+    def replicated(cls, truths: Sequence[Truth]) -> Truth:
+        """Return the truth of several replicates, in order; of one alone as it is."""
+        if len(truths) == 1:
+            return truths[0]
+        names = ("loss_after", "null_loss_after", "converged", "gradient_norm")
+        together: dict[str, Any] = {
+            name: torch.stack([getattr(truth, name) for truth in truths], dim=-1) for name in names
+        }
+        return replace(truths[0], **together)
+
 
 class TruthMethod(Protocol):
     """An entry of `TRUTHS`: a frozen dataclass whose fields are the way's options."""
 
     has_trajectory: ClassVar[bool]  # whether losses can be recorded along the way
+    trains_again: ClassVar[bool]  # from initialisation, by the recipe of the training
+
+    def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
+        """Say why retraining `params` of such a network depends on no seed; None where it does."""
 
     def cost(self, problem: RemovalProblem) -> int:
         """Return the number of progress units that `remove` will report."""

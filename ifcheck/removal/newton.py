@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ifcheck.curvature.factors import cholesky_solve
 from ifcheck.curvature.head_loss import HeadLoss, head_loss
-from ifcheck.engines import Progress, run_each, silent
+from ifcheck.engines import Progress, Recipe, run_each, silent
 from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective, uniform_weights, weighted_mean
 from ifcheck.params import Layout
@@ -231,10 +231,19 @@ def refusal(networks: Sequence[Network], train: tuple[Tensor, Tensor]) -> str:
     )
 
 
-def polish_head(network: Network, objective: Objective, train: tuple[Tensor, Tensor]) -> Optimum:
-    """Return the optimum of the head of a float64 network on all its training rows."""
-    weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)[None]
-    problem, flat = HeadProblem.of(network, objective, train, weights)
+def polish_head(
+    network: Network,
+    objective: Objective,
+    train: tuple[Tensor, Tensor],
+    weights: Tensor | None = None,
+) -> Optimum:
+    """Return the optimum of the head of a float64 network on its training rows.
+
+    `weights` are the rows' shares in the mean, (rows,); without them all count alike.
+    """
+    if weights is None:
+        weights = uniform_weights(len(train[1]), train[0].dtype, train[0].device)
+    problem, flat = HeadProblem.of(network, objective, train, weights[None])
     return minimise_head(problem, flat[None])
 
 
@@ -264,6 +273,10 @@ class Newton:
     """
 
     has_trajectory: ClassVar[bool] = False
+    trains_again: ClassVar[bool] = False
+
+    def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
+        return "the head's optimum is the same whatever the seed"
 
     def cost(self, problem: RemovalProblem) -> int:
         return len(problem.networks)

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck import memory
-from ifcheck.engines import Fit, Progress, Task, assess, select_engine, silent
+from ifcheck.engines import (
+    Assessment,
+    Progress,
+    Recipe,
+    Task,
+    assess,
+    select_engine,
+    silent,
+)
+from ifcheck.engines.descent import has_dropout
 from ifcheck.errors import UnusableInput
 from ifcheck.models import evaluate
 from ifcheck.params import stack_modules
@@ -26,6 +35,13 @@ class Warm:
     """Continue from the optimum without the row, with a fresh optimiser (the paper's way)."""
 
     has_trajectory: ClassVar[bool] = True
+    trains_again: ClassVar[bool] = False
+
+    def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
+        draws = params == "all" and has_dropout(network)
+        if recipe.batch_size is not None or draws:
+            return None
+        return "a retraining in full batches from the trained weights draws nothing at random"
 
     def cost(self, problem: RemovalProblem) -> int:
         networks, removals = problem.removed.shape[:2]
@@ -41,7 +57,10 @@ class Warm:
         task = _head_task(problem) if problem.params == "head" else _whole_task(problem)
         name, engine = select_engine(problem.engine, task.network, task.objective, problem.recipe)
         fit = engine.fit(task, problem.recipe, progress)
-        return replace(_truth(problem, task, fit), engine=name)
+        final = assess(task, fit.parameters)
+        truth = truth_of(problem, final, fit.recorded_epochs, fit.probe_losses)
+        dtype = str(task.parameters.dtype).removeprefix("torch.")
+        return replace(truth, engine=name, dtype=dtype)
 
 
 def _networks_at_once(problem: RemovalProblem) -> int:
@@ -103,22 +122,25 @@ def _task(
     )
 
 
-def _truth(problem: RemovalProblem, task: Task, fit: Fit) -> Truth:
+def truth_of(
+    problem: RemovalProblem, final: Assessment, epochs: Tensor, probe_losses: Tensor | None
+) -> Truth:
+    """Return the truth of where retrained networks ended, each seed's null run first.
+
+    `probe_losses` (S * (K + 1), tests, E) were recorded at `epochs` (E,).
+    """
     networks, removals = problem.removed.shape[:2]
     shape = (networks, removals + 1)
-    final = assess(task, fit.parameters)
     norms = final.gradient_norm.unflatten(0, shape)
     loss_after, null_loss_after = split_null(final.probe_losses.unflatten(0, shape))
-    epochs, trajectory = None, None
-    if problem.recipe.record_every is not None and fit.probe_losses is not None:
-        epochs = fit.recorded_epochs
-        trajectory = fit.probe_losses.unflatten(0, shape)[:, 1:].permute(0, 2, 1, 3).double()
+    trajectory = None
+    if problem.recipe.record_every is not None and probe_losses is not None:
+        trajectory = probe_losses.unflatten(0, shape)[:, 1:].permute(0, 2, 1, 3).double()
     return Truth(
         loss_after=loss_after,
         null_loss_after=null_loss_after,
         converged=(norms <= STATIONARY_GRADIENT)[:, 1:],
         gradient_norm=norms,
-        dtype=str(task.parameters.dtype).removeprefix("torch."),
-        trajectory_epochs=epochs,
+        trajectory_epochs=None if trajectory is None else epochs,
         trajectory=trajectory,
     )

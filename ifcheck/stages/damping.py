@@ -15,6 +15,7 @@ from ifcheck.agreement.metrics import MINIMUM_PAIRS, is_constant, spearman
 from ifcheck.agreement.statistics import mean_interval
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.errors import ArtifactMismatch, UnusableInput
+from ifcheck.stages.changes import changes_of
 from ifcheck.stages.removals import compared_removals, places_of_seeds
 from ifcheck.stages.run import Run, require_same_checkpoints
 
@@ -72,7 +73,7 @@ def held_out_removals(run: Run, held_out: Artifact) -> HeldOut:
             f"{held_out.path.name} has other test points than these checkpoints.",
             remedy="Make it with the same --test-points.",
         )
-    true = held_out["loss_after"] - held_out["loss_before"][..., None]
+    true = changes_of(held_out).true
     meta = {
         "chosen_on": held_out.path.name,
         "truth": held_out.meta["config"]["retrain"]["truth"],
@@ -139,12 +140,13 @@ def path_agreement(influence: Artifact, retrain: Artifact) -> list[dict[str, Any
     if "path_scores" not in influence.arrays or "group_ids" in retrain.arrays:
         return []
     correlations, slopes = [], []
+    changes = changes_of(retrain).true
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = retrain["seeds"].tolist().index(seed)
         removed, kept = compared_removals(influence, retrain, s, place)
         rows = np.searchsorted(influence["train_ids"], removed[kept, 0])
         for t in range(influence["test_ids"].shape[1]):
-            true = (retrain["loss_after"][place, t] - retrain["loss_before"][place, t])[kept]
+            true = changes[place, t, kept]
             predicted = influence["path_scores"][s, :, t][:, rows]
             correlations.append(_correlations(predicted, true))
             slopes.append(_slopes(predicted, true))

@@ -26,6 +26,7 @@ from ifcheck.stages.forecast import HEAVY
 from ifcheck.stages.fragility import check_study
 from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain, with_truth
+from ifcheck.stages.run import trained_configuration
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.train import network_layout, train
 from ifcheck.stages.trunks import Trunks
@@ -112,7 +113,8 @@ def estimate_retraining(
     estimate = Estimate({"start": STARTUP_SECONDS})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "retrain.npz"
-        estimate.add("retrain", _retraining(config, sources, out, influence_file))
+        trained = trained_configuration(sources, config)
+        estimate.add("retrain", _retraining(trained, sources, out, influence_file))
         estimate.disk_bytes = _size(Path(folder))
     return estimate
 
@@ -209,13 +211,14 @@ def _training(config: Config, folder: Path) -> float:
 def _retraining(
     config: Config, sources: Sequence[Path], out: Path, scores: Path | None = None
 ) -> float:
+    epochs = make_setup(config).config.retrain.epochs  # those of training for some truths
+
     def run(epochs: int) -> float:
-        part = replace_section(config, "retrain", epochs=epochs)
-        return _timed(retrain, part, sources, out, None, None, scores)
+        return _timed(retrain, config, sources, out, None, None, scores, epochs)
 
     if not TRUTHS.create(config.retrain.truth).has_trajectory:
-        return run(config.retrain.epochs)  # it has no epochs, and takes little time
-    return _extrapolate(run, RETRAIN_SAMPLES, config.retrain.epochs)
+        return run(epochs)  # it has no epochs, and takes little time
+    return _extrapolate(run, RETRAIN_SAMPLES, epochs)
 
 
 def _extrapolate(run: Callable[[int], float], samples: tuple[int, int], epochs: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from ifcheck import provenance
 from ifcheck.agreement.metrics import agreement, chance_absolute_correlation
+from ifcheck.agreement.reliability import reliability
 from ifcheck.agreement.statistics import mean_interval, rank_correlation
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.config import Config, EvaluateConfig
 from ifcheck.errors import ArtifactMismatch
+from ifcheck.stages.changes import changes_of
 from ifcheck.stages.damping import path_agreement
 from ifcheck.stages.removals import predicted_changes, removed_rows
 from ifcheck.stages.tables import write_json
@@ -117,19 +120,21 @@ def _require_same_test_points(first: Artifact, artifact: Artifact) -> None:
 def _compare(
     influence: Artifact, retrain: Artifact, eigen: Artifact | None, settings: EvaluateConfig
 ) -> list[dict[str, Any]]:
-    """Return one record per seed and test point. All files share seeds by their checkpoints."""
+    """Return one record per seed and test point. All files share seeds by their checkpoints.
+
+    Where the truth has replicates, changes are means over them; see `changes_of`.
+    """
     records = []
+    changes = changes_of(retrain)
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = retrain["seeds"].tolist().index(seed)
         predicted, kept = predicted_changes(influence, retrain, s, place)
         for t, test_id in enumerate(influence["test_ids"][s].tolist()):
-            before = retrain["loss_before"][place, t]
-            after = retrain["loss_after"][place, t, kept]
-            null = retrain["null_loss_after"][place, t]
+            corrected = changes.drift_corrected[place, t, kept]
             found = agreement(
                 predicted[t],
-                after - before,
-                after - null,
+                changes.true[place, t, kept],
+                corrected,
                 top_k=settings.top_k,
                 confidence=settings.confidence,
                 bootstrap_samples=settings.bootstrap_samples,
@@ -144,13 +149,15 @@ def _compare(
                     "group_size": removed_rows(retrain).shape[2],
                     "held_out": int((~kept).sum()),
                     **found.to_record(),
-                    "test_loss": float(before),
-                    "null_drift": float(null - before),
-                    "true_change_median": _median_size(after - null),
+                    "replicates": changes.replicates,
+                    **reliability(changes.each[place, t, kept]).to_record(),
+                    "test_loss": float(retrain["loss_before"][place, t]),
+                    "null_drift": float(changes.null_drift[place, t]),
+                    "true_change_median": _median_size(corrected),
                     "rel_residual": float(influence["rel_residual"][s, t]),
                     "converged_share": float(retrain["converged"][place].mean()),
                     "top_eigenvalue": _top_eigenvalue(eigen, seed),
-                    "status": _status(retrain, after, kept),
+                    "status": _status(retrain, retrain["loss_after"][place, t, kept], kept),
                 }
             )
     return records
@@ -158,13 +165,13 @@ def _compare(
 
 def _top_eigenvalue(eigen: Artifact | None, seed: int) -> float:
     if eigen is None:
-        return float("nan")
+        return math.nan
     return float(eigen["values"][eigen["seeds"].tolist().index(seed), 0])
 
 
 def _median_size(changes: NDArray[np.float64]) -> float:
     finite = np.abs(changes[np.isfinite(changes)])
-    return float(np.median(finite)) if finite.size else float("nan")
+    return float(np.median(finite)) if finite.size else math.nan
 
 
 def _status(retrain: Artifact, after: NDArray[np.float64], kept: NDArray[np.bool_]) -> str:
@@ -212,6 +219,9 @@ def _summarise(
         "true_change_median": _median(values("true_change_median")),
         "rel_residual_max": float(np.max(values("rel_residual"))),
         "converged_share": _mean(values("converged_share")),
+        "replicates": records[0]["replicates"],
+        "reliability_median": _median(values("reliability")),
+        "noise_ceiling_median": _median(values("noise_ceiling")),
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
         "top_eigenvalue_link_reason": link.reason or "",
@@ -231,12 +241,12 @@ def _summarise(
 
 def _mean(values: NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
+    return float(finite.mean()) if finite.size else math.nan
 
 
 def _median(values: NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else float("nan")
+    return float(np.median(finite)) if finite.size else math.nan
 
 
 def _reason(records: list[dict[str, Any]]) -> str:

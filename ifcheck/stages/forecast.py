@@ -26,7 +26,7 @@ from ifcheck.memory import LARGEST_IN_MEMORY, peak_device_bytes, peak_memory_byt
 from ifcheck.models import Network, evaluate, initialise
 from ifcheck.objective import uniform_weights
 from ifcheck.params import Layout, stack_modules
-from ifcheck.removal import TRUTHS, RemovalProblem
+from ifcheck.removal import TRUTHS, RemovalProblem, Training
 from ifcheck.removal.newton import SHARED_WORK, WORK_PER_ROW
 from ifcheck.spectrum import SPECTRA
 from ifcheck.stages.cells import Cell
@@ -101,10 +101,11 @@ def _add(found: Forecast, setup: Setup) -> None:
     found.add("influence", seeds * len(config.study.estimators) * scores)
     removals = _removals(config, rows)
     for truth in config.study.truths:
-        part = with_truth(config, truth)
+        part = make_setup(with_truth(config, truth)).config
         if TRUTHS.create(part.retrain.truth).has_trajectory:
             few, more = (sample.retraining(part, removals, epochs) for epochs in (1, 3))
             once = few + max(0.0, more - few) / 2 * (part.retrain.epochs - 1)
+            once *= part.retrain.replicates
         else:
             once = features + head * _newton_hessians(setup, network, rows, removals + 1)
         found.add(f"retrain {truth}", seeds * rows * once)
@@ -194,6 +195,7 @@ class _Sample:
                 seeds=(0,),
                 train=train,
                 test=self._rows(1, dtype),
+                training=Training(lambda _: copy.deepcopy(self.network), polish=False),
             )
             return method.remove(problem)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,13 @@ from ifcheck.stages.forecast import forecast
 from ifcheck.stages.influence import check_estimator, influence
 from ifcheck.stages.reporting import Prefixed, Reporter, Silent
 from ifcheck.stages.resume import claim_study, reusable, reusable_training
-from ifcheck.stages.retrain import check_retraining, retrain, with_trajectory, with_truth
+from ifcheck.stages.retrain import (
+    check_retraining,
+    retrain,
+    why_no_replicates,
+    with_trajectory,
+    with_truth,
+)
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.stage import stage
 from ifcheck.stages.tables import write_csv
@@ -84,6 +91,8 @@ def fragility(
     others = [] if beside is None else finished_cells(beside)
     cells = check_study(config)
     claim_study(config, out)
+    for sentence in once_only(cells):
+        reporter.note(sentence)
     expected = forecast([cell for cell in cells if not is_finished(cell, out)], reporter)
     if expected is not None:
         reporter.note(str(expected))
@@ -159,7 +168,27 @@ def check_study(config: Config) -> list[Cell]:
             )
         for text in config.study.truths:
             check_retraining(make_setup(with_truth(cell.config, text)), with_scores=True)
+    alone = once_only(cells)
+    if len(alone) == len(config.study.truths):
+        raise UnusableInput(
+            f"--replicates {config.retrain.replicates} would repeat equal results: {alone[0]}",
+            remedy="Leave --replicates out, or add --truth scratch.",
+        )
     return cells
+
+
+def once_only(cells: Sequence[Cell]) -> list[str]:
+    """Say of each truth that is found once, though replicates were asked for, why.
+
+    Cells differ in size and variant alone, which decides nothing about it.
+    """
+    config = cells[0].config
+    found = []
+    for text in config.study.truths:
+        own = with_truth(config, text)
+        if own.retrain.replicates < config.retrain.replicates:
+            found.append(f"{text} has no replicates: {why_no_replicates(make_setup(own))}.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -288,8 +317,9 @@ class _Makers:
         # The first estimator's scores say which rows or groups are of largest score.
         scores = self.folder / f"{influence_name(config.study.estimators[0])}.npz"
         ranked_by = None if path == scores else scores
-        stage_of_kind = {"influence": influence, "retrain": retrain}[kind]
-        return stage_of_kind(config, sources, path, self.reporter, influence_file=ranked_by)
+        if kind == "influence":
+            return influence(config, sources, path, self.reporter, influence_file=ranked_by)
+        return retrain(config, sources, path, self.reporter, influence_file=ranked_by)
 
 
 ESTIMATOR_PARTS = tuple(field.name for field in dataclasses.fields(Estimator))

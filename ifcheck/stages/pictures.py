@@ -11,6 +11,7 @@ from scipy import stats
 
 from ifcheck.artifacts import Artifact
 from ifcheck.errors import UnusableInput
+from ifcheck.stages.changes import changes_of
 from ifcheck.stages.removals import predicted_changes
 from ifcheck.stages.reporting import Reporter
 
@@ -73,7 +74,7 @@ def _rank_panel(cell: CellPictures) -> Any:
     retrain = next((r for r in reversed(cell.retrains) if not r.meta["reasons"]), cell.retrains[0])
     predictions, kept = predicted_changes(cell.influence, retrain, 0, 0)
     predicted = predictions[0]
-    true = retrain["loss_after"][0, 0, kept] - retrain["null_loss_after"][0, 0]
+    true = changes_of(retrain).drift_corrected[0, 0, kept]
     estimator = cell.influence.meta["config"]["influence"]["estimator"]
     truth = retrain.meta["config"]["retrain"]["truth"]
     return figures.RankPanel(

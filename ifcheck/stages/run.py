@@ -116,6 +116,15 @@ def load_run(
     return Run(setup, split, checkpoints, networks, test_ids)
 
 
+def trained_configuration(sources: Sequence[Path], config: Config) -> Config:
+    """Return `config` with what the checkpoints say of how they were made.
+
+    Raises: ArtifactUnreadable, ArtifactMismatch.
+    """
+    checkpoints = [read_checkpoint(path) for path in find_checkpoints(sources)]
+    return _configuration_of(checkpoints, config, {})
+
+
 def _test_points(
     setup: Setup, checkpoints: list[Checkpoint], networks: list[Network], reporter: Reporter
 ) -> NDArray[np.int64]:

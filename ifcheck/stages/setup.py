@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ifcheck.config import Choice, Config, DataConfig
+from ifcheck.config import Choice, Config, DataConfig, RetrainConfig
 from ifcheck.curvature.kinds import CURVATURES
 from ifcheck.datasets import DATASETS, Dataset, DatasetOptions, Split
 from ifcheck.engines import ENGINES, Recipe
@@ -124,7 +124,6 @@ def make_setup(config: Config) -> Setup:
     STEPS.create(estimator.step)
     CURVATURES.create(estimator.curvature)
     options = SOLVERS.options(estimator.solver) | dict(estimator.solver_options)
-    TRUTHS.create(config.retrain.truth)
     SPECTRA.create(config.eigen.method)
     objective = variant.objective(rows=1)  # says what the variant makes of a normalisation
     estimator = dataclasses.replace(
@@ -137,9 +136,7 @@ def make_setup(config: Config) -> Setup:
         network=_spelled_out(config.network, NETWORKS),
         variant=_spelled_out(config.variant, VARIANTS),
         influence=dataclasses.replace(config.influence, **dataclasses.asdict(estimator)),
-        retrain=dataclasses.replace(
-            config.retrain, normalisation=objective.normalisation(config.retrain.normalisation)
-        ),
+        retrain=_retraining(config, objective),
     )
     if config.run.engine != "auto":
         ENGINES.create(config.run.engine)
@@ -150,6 +147,21 @@ def make_setup(config: Config) -> Setup:
         variant=variant,
         estimator=estimator,
         device=_device(config.run.device),
+    )
+
+
+def _retraining(config: Config, objective: Objective) -> RetrainConfig:
+    """Return how rows are removed, with what the variant and the truth make of it."""
+    settings = dataclasses.replace(
+        config.retrain, normalisation=objective.normalisation(config.retrain.normalisation)
+    )
+    if not TRUTHS.create(settings.truth).trains_again:
+        return settings
+    return dataclasses.replace(
+        settings,
+        params="all",
+        epochs=config.train.epochs,
+        stop_at_lr_floor=config.train.stop_at_lr_floor,
     )
 
 

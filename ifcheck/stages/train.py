@@ -90,8 +90,13 @@ def train(
 
 def network_layout(setup: Setup) -> Layout:
     """Return the layout of the configured network's parameters, without making any."""
+    return Layout.of(blank_network(setup))
+
+
+def blank_network(setup: Setup) -> Network:
+    """Return the configured network without values."""
     with torch.device("meta"):
-        return Layout.of(build(setup.spec, setup.dataset.input_shape, setup.dataset.classes))
+        return build(setup.spec, setup.dataset.input_shape, setup.dataset.classes)
 
 
 def as_tensors(split: Split, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:

@@ -434,3 +434,48 @@ def test_file_gets_exactly_the_name_given(tmp_path):
     path = tmp_path / "scores.of.seed"
     write_artifact(path, "eigen", arrays_of("eigen"), META)
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- replicates ----------------------------------------------------------------------------
+
+REPLICATED = ("loss_after", "null_loss_after", "converged", "grad_norm", "null_grad_norm")
+
+
+def replicated(count: int, names=REPLICATED) -> dict[str, np.ndarray]:
+    """Arrays of a retraining, of which some have a last axis of so many replicates."""
+    return {
+        name: np.stack([values] * count, axis=-1) if name in names else values
+        for name, values in arrays_of("retrain").items()
+    }
+
+
+def test_replicates_are_a_last_axis(path):
+    arrays = replicated(3)
+    write_artifact(path, "retrain", arrays, META)
+    assert read_artifact(path, "retrain")["loss_after"].shape == (2, 3, 4, 3)
+
+
+@pytest.mark.parametrize("name", REPLICATED)
+def test_all_arrays_have_replicates_or_none_has(name, path):
+    with pytest.raises(ArtifactUnreadable, match="has shape"):
+        write_artifact(path, "retrain", replicated(2, [name]), META)
+    others = [other for other in REPLICATED if other != name]
+    with pytest.raises(ArtifactUnreadable, match="has shape"):
+        write_artifact(path, "retrain", replicated(2, others), META)
+
+
+def test_all_arrays_have_equally_many_replicates(path):
+    arrays = {**replicated(3), "converged": replicated(2)["converged"]}
+    with pytest.raises(ArtifactUnreadable, match=r"'converged' has shape .*\(S=2, K=4, R=3\)"):
+        write_artifact(path, "retrain", arrays, META)
+
+
+def test_one_replicate_has_no_axis(path):
+    with pytest.raises(ArtifactUnreadable, match=r"'loss_after' has shape \(2, 3, 4, 1\)"):
+        write_artifact(path, "retrain", replicated(1), META)
+
+
+def test_what_has_no_replicates_takes_no_axis(path):
+    arrays = replicated(2, [*REPLICATED, "loss_before"])
+    with pytest.raises(ArtifactUnreadable, match="'loss_before' has shape"):
+        write_artifact(path, "retrain", arrays, META)

@@ -59,6 +59,7 @@ def test_every_option_reaches_the_configuration(succeed):
         "--polish": ("head", "train", "polish"),
         "--removals": ("random:7", "retrain", "removals"),
         "--retrain-epochs": (30, "retrain", "epochs"),
+        "--replicates": (3, "retrain", "replicates"),
         "--estimator": ("paper,authors", "study", "estimators"),
         "--truth": ("warm,warm:all", "study", "truths"),
         "--test-points": ("random:2", "data", "test_points"),

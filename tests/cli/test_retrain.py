@@ -41,6 +41,38 @@ def test_every_option_reaches_the_configuration(run_folder, succeed, tmp_path):
     assert np.shape(record["arrays"]["trajectory"]) == (2, 1, 2, 2)
 
 
+def test_replicates_of_scratch_are_a_last_axis_and_told_of(run_folder, succeed, tmp_path):
+    out = tmp_path / "truth.npz"
+    flags = ("--truth", "scratch", "--removals", "top-loss:4", "--replicates", 3)
+    shown = succeed("retrain", run_folder, *flags, "--out", out).stdout
+    assert "truth scratch" in shown
+    assert "mean of 3 replicates" in shown
+    with np.load(out) as file:
+        assert file["loss_after"].shape == (2, 1, 4, 3)
+        assert file["null_loss_after"].shape == (2, 1, 3)
+    assert "2x1x4x3" in succeed("inspect", out).stdout
+    scores = run_folder / "influence-objective.npz"
+    result = succeed("evaluate", "--influence", scores, "--retrain", out)
+    assert "mean of 3 replicates, reliability" in result.stderr
+    planned = succeed("retrain", run_folder, *flags, "--dry-run", "--out", tmp_path / "no.npz")
+    assert "retrain" in planned.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--truth", "warm", "--replicates", 2), "would repeat one result"),
+        (("--truth", "newton", "--replicates", 2), "would repeat one result"),
+        (("--truth", "scratch", "--params", "head"), "retrain.params is all, not head"),
+        (("--truth", "scratch", "--epochs", 5), "repeats the training"),
+    ],
+)
+def test_what_has_no_meaning_for_a_truth_is_refused(
+    arguments, message, run_folder, refuse, tmp_path
+):
+    assert message in refuse("retrain", run_folder, *arguments, "--out", tmp_path / "truth.npz")
+
+
 def test_a_refused_truth_is_a_note_and_null(other_run, succeed, tmp_path):
     out = tmp_path / "truth.npz"
     result = succeed("retrain", other_run, "--truth", "newton", *QUICK, "--out", out)

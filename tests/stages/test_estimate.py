@@ -166,8 +166,8 @@ def test_a_studys_time_counts_every_cell_seed_and_file(clock, monkeypatch, tiny)
         for seed in config.train.seeds:
             (out / "checkpoints" / f"seed-{seed:03d}.safetensors").touch()
 
-    def fake_retrain(config, sources, out, *_scores):
-        clock.now += 0.002 * config.retrain.epochs
+    def fake_retrain(config, sources, out, _reporter, _explicit, _scores, epochs):
+        clock.now += 0.002 * epochs
 
     def by_seed(seconds):
         def fake(config, sources, out, *_files):

@@ -191,8 +191,10 @@ def test_a_summary_says_whether_both_use_one_normalisation(evaluation):
 def test_the_file_holds_what_was_returned_and_the_parents(evaluation, files, digest):
     found, out = evaluation
     written = json.loads(out.read_text())
-    assert written["records"] == found.records
-    assert written["summaries"] == found.summaries
+    undefined = {"reliability": None, "noise_ceiling": None}  # without replicates
+    assert written["records"] == [{**record, **undefined} for record in found.records]
+    undefined = {"reliability_median": None, "noise_ceiling_median": None}
+    assert written["summaries"] == [{**summary, **undefined} for summary in found.summaries]
     parents = [*files["influence"], *files["retrain"], files["eigen"]]
     assert written["meta"]["parents"] == {path.name: digest(path) for path in parents}
     assert written["meta"]["config"]["top_k"] == TOP_K
@@ -211,7 +213,7 @@ def test_a_second_evaluation_is_identical(evaluation, files, tiny):
     config = tiny({"evaluate.top_k": TOP_K})
     again = evaluate(config, files["influence"], files["retrain"], files["eigen"])
     assert again.records == evaluation[0].records
-    assert again.summaries == evaluation[0].summaries
+    assert again.summaries == evaluation[0].summaries  # equal also where both are math.nan
 
 
 def test_seeds_may_stand_in_another_order_in_each_file(files, evaluation, runs, tiny, tmp_path):
@@ -271,6 +273,8 @@ def test_every_undefined_number_of_a_record_has_its_reason(refused, evaluation, 
     constant = evaluate(tiny(), files["influence"][:1], files["retrain"], files["eigen"])
     for record in [*refused[0].records, *constant.records]:
         own = set(record) - {"null_drift", "true_change_median", "top_eigenvalue"}
+        own -= {"reliability", "noise_ceiling"}  # whose reason stands beside them
+        assert record["reliability_reason"]
         undefined = {k for k in own if isinstance(record[k], float) and math.isnan(record[k])}
         assert undefined == set(record["reasons"])
 

@@ -100,6 +100,13 @@ def test_small_networks_are_not_told_of(look_ahead):
     assert look_ahead() is None
 
 
+def test_training_again_counts_its_own_epochs_and_replicates(heavy, rates, look_ahead):
+    truths = {"study__truths": ["warm", "scratch"], "retrain__replicates": 2}
+    found = look_ahead(**truths, train__epochs=40).seconds
+    assert found["retrain warm"] == 3 * 50 * (20 + 10 * 5)
+    assert found["retrain scratch"] == 3 * 50 * (20 + 10 * 40) * 2
+
+
 def test_pieces_of_every_stage_are_timed(heavy, look_ahead):
     found = look_ahead(study__variants=["l2", "bnn"])
     assert set(found.seconds) == {"train", "influence", "retrain warm", "retrain newton", "eigen"}

@@ -24,6 +24,7 @@ STUDY_KEYS = {
     "removals": "retrain.removals",
     "group_size": "retrain.group_size",
     "retrain_epochs": "retrain.epochs",
+    "replicates": "retrain.replicates",
     "min_spearman": "evaluate.min_spearman",
 }
 
@@ -52,6 +53,7 @@ def fragility(
     retrain_epochs: Annotated[
         int | None, typer.Option("--retrain-epochs", help="Epochs of retraining.")
     ] = None,
+    replicates: options.Replicates = None,
     test_points: options.TestPoints = None,
     limit_train: options.LimitTrain = None,
     limit_test: options.LimitTest = None,

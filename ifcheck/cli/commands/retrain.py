@@ -21,6 +21,7 @@ RETRAIN_KEYS = {
         "removals",
         "group_size",
         "epochs",
+        "replicates",
         "normalisation",
         "trajectory",
         "swa_restart",
@@ -40,6 +41,7 @@ def retrain(
     ] = None,
     params: options.Params = None,
     epochs: options.RetrainEpochs = None,
+    replicates: options.Replicates = None,
     normalisation: options.NormalisationName = None,
     trajectory: options.Trajectory = None,
     swa_restart: options.SwaRestart = None,
@@ -59,6 +61,8 @@ def retrain(
     """Remove rows and retrain: the true change of the test loss, null run included.
 
     Example: `ifcheck retrain run/ --truth warm --removals top-loss:40 --out run/retrain-warm.npz`
+
+    Example: `ifcheck retrain run/ --truth scratch --removals top-loss:4 --replicates 3`
     """
     flags = {**dotted(locals(), DESCRIPTION_KEYS), **dotted(locals(), RETRAIN_KEYS)}
     config = session.configure(flags, sources)
@@ -81,6 +85,7 @@ def retrain(
 
 def _show(session: Session, artifact: Artifact) -> None:
     from ifcheck.cli.summaries import artifact_record, extreme, median
+    from ifcheck.stages.changes import changes_of
 
     if session.json:
         terminal.show_json(artifact_record(artifact))
@@ -88,15 +93,15 @@ def _show(session: Session, artifact: Artifact) -> None:
     for reason in artifact.meta["reasons"]:
         terminal.show_note(f"refused: {reason}")
     settings = artifact.meta["config"]["retrain"]
-    drift = artifact["null_loss_after"] - artifact["loss_before"]
-    changes = artifact["loss_after"] - artifact["null_loss_after"][..., None]
+    changes = changes_of(artifact)
+    times = f", mean of {changes.replicates} replicates" if changes.replicates > 1 else ""
     terminal.show_facts(
         f"{_removals(artifact)} removed in turn, "
         f"{len(artifact['seeds'])} networks, truth {settings['truth']}",
         {
             "moved": f"{settings['params']}, normalisation {settings['normalisation']}",
-            "true change": f"{extreme(changes)} nats, null drift taken off",
-            "null drift": f"{median(abs(drift))} nats (median size; removing nothing)",
+            "true change": f"{extreme(changes.drift_corrected)} nats, null drift taken off{times}",
+            "null drift": f"{median(abs(changes.null_drift))} nats (median size; removing nothing)",
             "gradient norm": f"{median(artifact['grad_norm'])} (median at the end)",
             "converged": f"{artifact['converged'].mean():.0%}",
             **_minima(artifact),

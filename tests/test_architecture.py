@@ -308,7 +308,7 @@ ENTRIES = {
     "SOLVERS": {"exact"},
     "STEPS": {"first-order", "newton"},
     "CURVATURES": {"hessian", "ggn", "empirical-fisher"},
-    "TRUTHS": {"warm", "newton"},
+    "TRUTHS": {"warm", "newton", "pbrf"},
     "SPECTRA": {"power", "dense"},
 }
 

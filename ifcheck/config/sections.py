@@ -20,6 +20,7 @@ from ifcheck.config.values import (
     Names,
     Network,
     NonNegative,
+    NonNegativeFloat,
     Normalisation,
     Positive,
     PositiveFloat,
@@ -83,7 +84,10 @@ class InfluenceConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class RetrainConfig:
-    """Which rows are removed, one by one or in groups, and how the truth is found."""
+    """Which rows are removed, one by one or in groups, and how the truth is found.
+
+    `damping` is how strongly `pbrf` holds the weights, besides weight decay; others have none.
+    """
 
     truth: str = "warm"
     params: str = "head"
@@ -91,6 +95,7 @@ class RetrainConfig:
     group_size: Positive = 1
     epochs: Positive = 7_500
     normalisation: Normalisation = "n-1"
+    damping: NonNegativeFloat = 0.0
     swa_restart: Literal["average", "live"] = "average"
     trajectory: bool = False
     trajectory_every: Positive = 25

@@ -85,6 +85,7 @@ class TruthMethod(Protocol):
     """An entry of `TRUTHS`: a frozen dataclass whose fields are the way's options."""
 
     has_trajectory: ClassVar[bool]  # whether losses can be recorded along the way
+    normalisation: ClassVar[Normalisation | None]  # that it is defined with; None: what is asked
 
     def cost(self, problem: RemovalProblem) -> int:
         """Return the number of progress units that `remove` will report."""

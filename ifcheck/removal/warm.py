@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck import memory
+from ifcheck.config import Normalisation
 from ifcheck.engines import Fit, Progress, Task, assess, select_engine, silent
 from ifcheck.errors import UnusableInput
 from ifcheck.models import evaluate
@@ -26,6 +27,7 @@ class Warm:
     """Continue from the optimum without the row, with a fresh optimiser (the paper's way)."""
 
     has_trajectory: ClassVar[bool] = True
+    normalisation: ClassVar[Normalisation | None] = None
 
     def cost(self, problem: RemovalProblem) -> int:
         networks, removals = problem.removed.shape[:2]

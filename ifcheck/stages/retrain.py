@@ -17,11 +17,11 @@ from ifcheck.artifacts import Artifact, write_artifact
 from ifcheck.config import Config, replace_section
 from ifcheck.errors import UnusableInput
 from ifcheck.models import Network
-from ifcheck.removal import TRUTHS, RemovalProblem
+from ifcheck.removal import RemovalProblem
 from ifcheck.stages.removals import check_removals, input_digests, losses, select_removals
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
-from ifcheck.stages.setup import Setup
+from ifcheck.stages.setup import Setup, truth_method
 from ifcheck.stages.stage import stage
 from ifcheck.variants import averaged
 
@@ -44,7 +44,7 @@ def retrain(
     reporter = reporter or Silent()
     run = load_run(sources, config, explicit or {}, reporter)
     ranked = check_retraining(run.setup, with_scores=influence_file is not None) == "top-score"
-    method = TRUTHS.create(config.retrain.truth)
+    method = truth_method(run.setup.config.retrain)
     losses_before = losses(run, "test")
     removed = select_removals(run, influence_file)
     problem = removal_problem(run, removed)

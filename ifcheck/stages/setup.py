@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ifcheck.config import Choice, Config, DataConfig
+from ifcheck.config import Choice, Config, DataConfig, RetrainConfig
 from ifcheck.curvature.kinds import CURVATURES
 from ifcheck.datasets import DATASETS, Dataset, DatasetOptions, Split
 from ifcheck.engines import ENGINES, Recipe
@@ -21,7 +21,7 @@ from ifcheck.memory import peak_device_bytes, peak_memory_bytes
 from ifcheck.models import NETWORKS, NetworkSpec
 from ifcheck.objective import Objective
 from ifcheck.registry import Registry
-from ifcheck.removal import TRUTHS
+from ifcheck.removal import TRUTHS, TruthMethod
 from ifcheck.scores import STEPS, Estimator, resolve_estimator
 from ifcheck.solvers import SOLVERS
 from ifcheck.spectrum import SPECTRA
@@ -124,7 +124,7 @@ def make_setup(config: Config) -> Setup:
     STEPS.create(estimator.step)
     CURVATURES.create(estimator.curvature)
     options = SOLVERS.options(estimator.solver) | dict(estimator.solver_options)
-    TRUTHS.create(config.retrain.truth)
+    truth = truth_method(config.retrain)
     SPECTRA.create(config.eigen.method)
     objective = variant.objective(rows=1)  # says what the variant makes of a normalisation
     estimator = dataclasses.replace(
@@ -138,7 +138,10 @@ def make_setup(config: Config) -> Setup:
         variant=_spelled_out(config.variant, VARIANTS),
         influence=dataclasses.replace(config.influence, **dataclasses.asdict(estimator)),
         retrain=dataclasses.replace(
-            config.retrain, normalisation=objective.normalisation(config.retrain.normalisation)
+            config.retrain,
+            normalisation=objective.normalisation(
+                truth.normalisation or config.retrain.normalisation
+            ),
         ),
     )
     if config.run.engine != "auto":
@@ -151,6 +154,15 @@ def make_setup(config: Config) -> Setup:
         estimator=estimator,
         device=_device(config.run.device),
     )
+
+
+def truth_method(settings: RetrainConfig) -> TruthMethod:
+    """Return the truth by its name, with those of the settings that are options of it.
+
+    Raises: UnknownName.
+    """
+    known = TRUTHS.options(settings.truth)
+    return TRUTHS.create(settings.truth, {name: getattr(settings, name) for name in known})
 
 
 def _data_options(data: DataConfig, spec: NetworkSpec) -> dict[str, Any]:

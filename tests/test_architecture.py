@@ -308,7 +308,7 @@ ENTRIES = {
     "SOLVERS": {"exact"},
     "STEPS": {"first-order", "newton"},
     "CURVATURES": {"hessian", "ggn", "empirical-fisher"},
-    "TRUTHS": {"warm", "newton", "scratch"},
+    "TRUTHS": {"warm", "newton", "scratch", "pbrf"},
     "SPECTRA": {"power", "dense"},
 }
 

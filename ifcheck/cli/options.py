@@ -144,7 +144,7 @@ StepName = Annotated[
 NormalisationName = Annotated[
     str | None, typer.Option("--normalisation", help="n-1: mean over the rest; n: fixed at n.")
 ]
-TruthName = Annotated[str | None, typer.Option("--truth", help="warm, newton or scratch.")]
+TruthName = Annotated[str | None, typer.Option("--truth", help="warm, newton, scratch or pbrf.")]
 Removals = Annotated[
     str | None,
     typer.Option("--removals", help="top-loss:K, top-score:K, random:K, ids:1,2,3 or like:FILE"),

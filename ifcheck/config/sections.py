@@ -20,6 +20,7 @@ from ifcheck.config.values import (
     Names,
     Network,
     NonNegative,
+    NonNegativeFloat,
     Normalisation,
     Positive,
     PositiveFloat,
@@ -87,6 +88,7 @@ class RetrainConfig:
 
     `replicates` repeats all of it under seeds of their own. A truth that trains again from
     initialisation takes `params`, `epochs` and `stop_at_lr_floor` from the training.
+    `damping` is how strongly `pbrf` holds the weights, besides weight decay; others have none.
     """
 
     truth: str = "warm"
@@ -96,6 +98,7 @@ class RetrainConfig:
     epochs: Positive = 7_500
     replicates: Positive = 1
     normalisation: Normalisation = "n-1"
+    damping: NonNegativeFloat = 0.0
     swa_restart: Literal["average", "live"] = "average"
     trajectory: bool = False
     trajectory_every: Positive = 25

@@ -115,6 +115,7 @@ class TruthMethod(Protocol):
 
     has_trajectory: ClassVar[bool]  # whether losses can be recorded along the way
     trains_again: ClassVar[bool]  # from initialisation, by the recipe of the training
+    normalisation: ClassVar[Normalisation | None]  # that it is defined with; None: what is asked
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
         """Say why retraining `params` of such a network depends on no seed; None where it does."""

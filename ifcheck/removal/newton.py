@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ifcheck.config import Normalisation
 from ifcheck.curvature.factors import cholesky_solve
 from ifcheck.curvature.head_loss import HeadLoss, head_loss
 from ifcheck.engines import Progress, Recipe, run_each, silent
@@ -47,6 +48,7 @@ class HeadProblem:
     features: Tensor  # (rows, ...) shared by all
     targets: Tensor  # (rows,)
     weights: Tensor  # (problems, rows)
+    tilt: Tensor | None = None  # (P,) slope of a linear term that every objective is less by
 
     @classmethod
     def of(
@@ -66,12 +68,14 @@ class HeadProblem:
     def value(self, flat: Tensor) -> Tensor:
         """Return the objectives at flat parameters (problems, P). Shape: (problems,)."""
         data = weighted_mean(self.loss.losses(flat, self.features, self.targets), self.weights)
-        return data + self.objective.regulariser(flat, self.is_rho)
+        values = data + self.objective.regulariser(flat, self.is_rho)
+        return values if self.tilt is None else values - flat @ self.tilt
 
     def gradient(self, flat: Tensor) -> Tensor:
         """Return the gradients. Shape: (problems, P)."""
         data = self.loss.mean_gradient(flat, self.features, self.targets, self.weights)
-        return data + self.objective.regulariser_gradient(flat, self.is_rho)
+        gradients = data + self.objective.regulariser_gradient(flat, self.is_rho)
+        return gradients if self.tilt is None else gradients - self.tilt
 
     def hessian(self, flat: Tensor) -> Tensor:
         """Return the Hessians. Shape: (problems, P, P)."""
@@ -124,7 +128,7 @@ def minimise_alike(problem: HeadProblem, start: Tensor) -> Optimum:
     optimum gets Hessians of its own.
     """
     starts = start.expand(len(problem.weights), -1)
-    if len(problem.weights) * len(problem.targets) * len(start) ** 2 < SHARED_WORK:
+    if _is_light(problem):
         return minimise_head(problem, starts)
     nothing = problem.part(torch.arange(len(starts), device=start.device) == 0)
     centre, norm = starts[:1].clone(), torch.full_like(start[:1], torch.inf)
@@ -134,9 +138,23 @@ def minimise_alike(problem: HeadProblem, start: Tensor) -> Optimum:
         centre, norm = _simplified(nothing, centre, factor[0])
         if int(info[0]) > 0 or not bool(GRADIENT_TOLERANCE < norm < before):
             break
-    centre = minimise_head(nothing, centre).flat
-    flat, _ = _simplified(problem, centre.repeat(len(starts), 1), factor[0])
-    return _one_by_one(problem, flat)
+    return minimise_near(problem, minimise_head(nothing, centre).flat[0], factor[0])
+
+
+def minimise_near(problem: HeadProblem, centre: Tensor, factor: Tensor) -> Optimum:
+    """Minimise problems whose optima are near `centre` (P,).
+
+    `factor` (P, P) is the Cholesky factor of a Hessian there, by which all go on as far as it
+    takes them.
+    """
+    flat, _ = _simplified(problem, centre.repeat(len(problem.weights), 1), factor)
+    return minimise_head(problem, flat) if _is_light(problem) else _one_by_one(problem, flat)
+
+
+def _is_light(problem: HeadProblem) -> bool:
+    """Return whether a Hessian for each of the problems takes little time and memory."""
+    size = problem.is_rho.numel()
+    return len(problem.weights) * len(problem.targets) * size**2 < SHARED_WORK
 
 
 def _one_by_one(problem: HeadProblem, start: Tensor) -> Optimum:
@@ -155,20 +173,20 @@ def _one_by_one(problem: HeadProblem, start: Tensor) -> Optimum:
 def _simplified(problem: HeadProblem, flat: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """Take Newton steps with one Hessian's Cholesky factor while each halves the gradient.
 
+    One at least: a gradient may be short because the row that leaves weighs little.
     Returns where that leads the problems, (problems, P), and the gradients' norms there.
     """
     slope = problem.gradient(flat)
-    norm = slope.norm(dim=-1)
-    while bool((norm > GRADIENT_TOLERANCE).any()):
+    norm, going = slope.norm(dim=-1), True
+    while going:
         after = flat - cholesky_solve(factor, slope)
         slope = problem.gradient(after)
         length = slope.norm(dim=-1)
         shorter = length < SHARED_GAIN * norm
-        if not bool(shorter.any()):
-            break
         flat = torch.where(shorter[:, None], after, flat)
         norm = torch.where(shorter, length, norm)
         slope = torch.where(shorter[:, None], slope, 0.0)  # the others stand still
+        going = bool((shorter & (norm > GRADIENT_TOLERANCE)).any())
     return flat, norm
 
 
@@ -274,6 +292,7 @@ class Newton:
 
     has_trajectory: ClassVar[bool] = False
     trains_again: ClassVar[bool] = False
+    normalisation: ClassVar[Normalisation | None] = None
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
         return "the head's optimum is the same whatever the seed"
@@ -284,7 +303,7 @@ class Newton:
     def remove(self, problem: RemovalProblem, progress: Progress = silent) -> Truth:
         reason = self._refusal(problem)
         if reason is not None:
-            return _nothing(problem, reason)
+            return refused(problem, reason)
         rows = problem.removed.shape[1] * len(problem.train[1])
         solved = run_each(
             lambda pair: _solve(problem, *pair),
@@ -310,7 +329,8 @@ class Newton:
         return None
 
 
-def _nothing(problem: RemovalProblem, reason: str) -> Truth:
+def refused(problem: RemovalProblem, reason: str) -> Truth:
+    """Return the truth in which every number is undefined, for the reason."""
     networks, removals = problem.removed.shape[:2]
     tests = len(problem.test[1])
     undefined = torch.full((networks, tests, removals), torch.nan, dtype=torch.float64)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck import memory
+from ifcheck.config import Normalisation
 from ifcheck.engines import Assessment, Progress, Recipe, Task, assess, select_engine, silent
 from ifcheck.models import Network
 from ifcheck.params import load_flat, stack_modules
@@ -36,6 +37,7 @@ class Scratch:
 
     has_trajectory: ClassVar[bool] = True
     trains_again: ClassVar[bool] = True
+    normalisation: ClassVar[Normalisation | None] = None
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
         return None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ifcheck import memory
+from ifcheck.config import Normalisation
 from ifcheck.engines import (
     Assessment,
     Progress,
@@ -35,6 +36,7 @@ class Warm:
     """Continue from the optimum without the row, with a fresh optimiser (the paper's way)."""
 
     has_trajectory: ClassVar[bool] = True
+    normalisation: ClassVar[Normalisation | None] = None
     trains_again: ClassVar[bool] = False
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:

@@ -33,7 +33,7 @@ from ifcheck.stages.cells import Cell
 from ifcheck.stages.removals import parse_removals
 from ifcheck.stages.reporting import Reporter, duration
 from ifcheck.stages.retrain import with_truth
-from ifcheck.stages.setup import DTYPES, Setup, make_setup
+from ifcheck.stages.setup import DTYPES, Setup, make_setup, truth_method
 from ifcheck.stages.train import network_layout
 
 HEAVY = 1e7  # training rows times parameters from which a study takes minutes
@@ -179,7 +179,7 @@ class _Sample:
         """Return the time of so many epochs without each of so many rows, and with all."""
         setup, whole = make_setup(config), config.retrain.params == "all"
         dtype = setup.dtype if whole else torch.float64
-        method = TRUTHS.create(config.retrain.truth)
+        method = truth_method(config.retrain)
 
         def epoch(rows: int) -> object:
             train = self._rows(rows, dtype)

@@ -21,7 +21,7 @@ from ifcheck.removal import TRUTHS, RemovalProblem, Training, Truth
 from ifcheck.stages.removals import check_removals, input_digests, losses, select_removals
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
-from ifcheck.stages.setup import Setup, make_setup
+from ifcheck.stages.setup import Setup, make_setup, truth_method
 from ifcheck.stages.stage import stage
 from ifcheck.stages.train import blank_network
 from ifcheck.variants import averaged
@@ -49,7 +49,7 @@ def retrain(
     ranked = check_retraining(run.setup, with_scores=influence_file is not None) == "top-score"
     _check_training_is_known(run, explicit or {})
     settings = run.setup.config.retrain
-    method = TRUTHS.create(settings.truth)
+    method = truth_method(settings)
     losses_before = losses(run, "test")
     removed = select_removals(run, influence_file)
     problem = removal_problem(run, removed, sampled_epochs)

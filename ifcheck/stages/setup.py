@@ -21,7 +21,7 @@ from ifcheck.memory import peak_device_bytes, peak_memory_bytes
 from ifcheck.models import NETWORKS, NetworkSpec
 from ifcheck.objective import Objective
 from ifcheck.registry import Registry
-from ifcheck.removal import TRUTHS
+from ifcheck.removal import TRUTHS, TruthMethod
 from ifcheck.scores import STEPS, Estimator, resolve_estimator
 from ifcheck.solvers import SOLVERS
 from ifcheck.spectrum import SPECTRA
@@ -150,12 +150,23 @@ def make_setup(config: Config) -> Setup:
     )
 
 
+def truth_method(settings: RetrainConfig) -> TruthMethod:
+    """Return the truth by its name, with those of the settings that are options of it.
+
+    Raises: UnknownName.
+    """
+    known = TRUTHS.options(settings.truth)
+    return TRUTHS.create(settings.truth, {name: getattr(settings, name) for name in known})
+
+
 def _retraining(config: Config, objective: Objective) -> RetrainConfig:
     """Return how rows are removed, with what the variant and the truth make of it."""
+    truth = truth_method(config.retrain)
+    normalisation = truth.normalisation or config.retrain.normalisation
     settings = dataclasses.replace(
-        config.retrain, normalisation=objective.normalisation(config.retrain.normalisation)
+        config.retrain, normalisation=objective.normalisation(normalisation)
     )
-    if not TRUTHS.create(settings.truth).trains_again:
+    if not truth.trains_again:
         return settings
     return dataclasses.replace(
         settings,

@@ -32,6 +32,7 @@ WORST = {  # as wide as such numbers get
     "group_size": 1,
     "held_out": 0,
     "damping_chosen": None,
+    "replicates": 1,
 }
 
 

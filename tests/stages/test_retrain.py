@@ -14,7 +14,7 @@ from tests import oracles
 from tests.benchmarks import sequential_loop as loop
 
 SECTIONS = {"data", "network", "variant", "train", "retrain"}
-TRUTHS = ["warm", "warm:all", "newton"]
+TRUTHS = ["warm", "warm:all", "newton", "pbrf"]
 EPOCHS = 30
 
 
@@ -61,7 +61,7 @@ def test_arrays_have_the_documented_names_and_shapes(truth, retrained, load_npz)
         "converged": (4, 4),
         "grad_norm": (4, 4),
         "null_grad_norm": (4,),
-        **(MINIMA if truth == "newton" else {}),
+        **(MINIMA if truth in ("newton", "pbrf") else {}),
     }
     assert arrays["loss_after"].dtype == np.float64
     assert arrays["converged"].dtype == np.bool_

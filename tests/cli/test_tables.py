@@ -123,6 +123,13 @@ def test_groups_and_a_chosen_damping_are_said(summaries, capsys):
     assert "up to 7 are among its own and left out" in note
 
 
+def test_reliability_is_said_where_there_are_replicates(summaries, capsys):
+    reliable = {"replicates": 3, "reliability_median": 0.81, "noise_ceiling_median": 0.9}
+    show_agreement([summaries[0], {**summaries[1], **reliable}])
+    (note,) = " ".join(capsys.readouterr().err.split()).split("note: ")[1:]
+    assert note.endswith("mean of 3 replicates, reliability 0.81, noise ceiling 0.9 (medians)")
+
+
 def test_the_widest_table_along_a_path_fits_100_columns(capsys):
     row = {
         "influence": "influence-newton-step.npz",

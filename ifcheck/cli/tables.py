@@ -22,9 +22,7 @@ def show_agreement(summaries: Sequence[Row]) -> None:
             _pair_name(s),
             interval(s["abs_spearman_mean"], s["abs_spearman_ci95"]),
             number(s["spearman_median"]),
-            number(s["slope_median"]),
-            number(s["r2_median"]),
-            number(s["sign_agreement_mean"], 2),
+            *_scale(s),
             f"{number(s['top_k_overlap_mean'], 2)} ({number(s['top_k_chance'], 2)})",
             number(s["null_drift_median"], 2),
         ]
@@ -45,6 +43,60 @@ def show_agreement(summaries: Sequence[Row]) -> None:
     terminal.show_table(f"agreement of predicted and true changes{groups}", columns, rows)
     for summary in summaries:
         _show_remarks(_pair_name(summary), summary)
+
+
+def _scale(summary: Row) -> list[str]:
+    """Return slope, R² and share of equal signs; a baseline has no scale of its own."""
+    if summary["baseline"]:
+        return [UNDEFINED] * 3
+    numbers = (number(summary[name]) for name in ("slope_median", "r2_median"))
+    return [*numbers, number(summary["sign_agreement_mean"], 2)]
+
+
+def show_controls(summaries: Sequence[Row]) -> None:
+    """Show what each agreement is to be held against."""
+    rows = [
+        [
+            _pair_name(s),
+            f"{number(s['abs_spearman_low'], 2)} to {number(s['abs_spearman_high'], 2)}",
+            number(s["chance_p"], 2),
+            number(s["power"], 2),
+            number(s["signal_to_drift_median"], 2),
+            number(s["noise_ceiling_median"], 2),
+            interval(s["over_best_baseline"], s["over_best_baseline_ci95"]),
+        ]
+        for s in summaries
+    ]
+    columns = [
+        "prediction / truth",
+        "95% interval",
+        "chance p",
+        "power",
+        "signal/drift",
+        "ceiling",
+        "over baseline",
+    ]
+    terminal.show_table("controls", columns, rows)
+
+
+def show_gaps(gaps: Sequence[Row]) -> None:
+    """Show by which steps each prediction comes to the last truth, and what each step costs."""
+    if not gaps:
+        return
+    rows = [
+        [
+            g["influence"].removesuffix(".npz").removeprefix("influence-"),
+            f"{g['before']} -> {g['after']}",
+            f"{g['share_median']:.0%}" if g["share_median"] == g["share_median"] else UNDEFINED,
+            number(g["spearman_median"]),
+            number(g["slope_median"]),
+            number(g["error_median"], 2),
+            number(g["gap_median"], 2),
+        ]
+        for g in gaps
+    ]
+    columns = ["prediction", "step", "share", "Spearman", "slope", "error, nats", "whole gap"]
+    terminal.show_table("the way from prediction to truth, medians", columns, rows)
 
 
 def show_paths(paths: Sequence[Row]) -> None:
@@ -94,7 +146,10 @@ def _show_remarks(name: str, summary: Row) -> None:
         )
     if summary["reason"]:
         terminal.show_note(f"{name}: {summary['reason']}")
-    elif summary["predicted_normalisation"] != summary["true_normalisation"]:
+    elif (
+        not summary["baseline"]
+        and summary["predicted_normalisation"] != summary["true_normalisation"]
+    ):
         terminal.show_note(f"{name}: {summary['normalisation']}")
 
 

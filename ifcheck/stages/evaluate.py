@@ -19,7 +19,9 @@ from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.config import Config, EvaluateConfig
 from ifcheck.errors import ArtifactMismatch
 from ifcheck.stages.changes import changes_of
+from ifcheck.stages.controls import Controls, beside_baselines, is_baseline, noise_of
 from ifcheck.stages.damping import path_agreement
+from ifcheck.stages.gaps import gap_summaries
 from ifcheck.stages.removals import predicted_changes, removed_rows
 from ifcheck.stages.tables import write_json
 
@@ -30,12 +32,14 @@ BOOTSTRAP_SEED = 0  # resamples are shared by all records, so that their interva
 class Evaluation:
     """One record per (seed, test point, influence file, retrain file), and one summary a pair.
 
-    Where scores have a path of dampings, `paths` has a record for each of it and pair.
+    Where scores have a path of dampings, `paths` has a record for each of it and pair; where there
+    are several truths of the same removals, `gaps` one for each step of a prediction's way to them.
     """
 
     records: list[dict[str, Any]]
     summaries: list[dict[str, Any]]
     paths: list[dict[str, Any]]
+    gaps: list[dict[str, Any]]
     parents: dict[str, str]
 
     def to_dict(self, config: Config) -> dict[str, Any]:
@@ -47,8 +51,13 @@ class Evaluation:
             "versions": provenance.versions(),
             "code": provenance.code_revision(),
         }
-        tables = {"records": self.records, "summaries": self.summaries, "paths": self.paths}
-        return {"meta": meta, **tables}
+        return {
+            "meta": meta,
+            "records": self.records,
+            "summaries": self.summaries,
+            "paths": self.paths,
+            "gaps": self.gaps,
+        }
 
 
 def evaluate(
@@ -70,12 +79,14 @@ def evaluate(
     records, summaries, paths = [], [], []
     for predicted in influences:
         for true in retrains:
-            pair = _compare(predicted, true, eigen, config.evaluate)
+            pair, controls = _compare(predicted, true, eigen, config.evaluate)
             records += pair
-            summaries.append(_summarise(pair, predicted, true))
+            summaries.append(_summarise(pair, predicted, true) | controls.summary(config.evaluate))
             paths += path_agreement(predicted, true)
+    summaries = beside_baselines(summaries, records)
     parents = _digests(everything)
-    evaluation = Evaluation(records, summaries, paths, parents)
+    gaps = gap_summaries(influences, retrains)
+    evaluation = Evaluation(records, summaries, paths, gaps, parents)
     if out is not None:
         write_json(out, evaluation.to_dict(config))
     return evaluation
@@ -119,16 +130,18 @@ def _require_same_test_points(first: Artifact, artifact: Artifact) -> None:
 
 def _compare(
     influence: Artifact, retrain: Artifact, eigen: Artifact | None, settings: EvaluateConfig
-) -> list[dict[str, Any]]:
-    """Return one record per seed and test point. All files share seeds by their checkpoints.
+) -> tuple[list[dict[str, Any]], Controls]:
+    """Return one record per seed and test point, and what controls need to know.
 
-    Where the truth has replicates, changes are means over them; see `changes_of`.
+    All files share seeds by their checkpoints. Where the truth has replicates, changes are means
+    over them; see `changes_of`.
     """
-    records = []
+    records, controls = [], Controls()
     changes = changes_of(retrain)
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = retrain["seeds"].tolist().index(seed)
         predicted, kept = predicted_changes(influence, retrain, s, place)
+        controls.add_seed(predicted, changes.true[place][:, kept])
         for t, test_id in enumerate(influence["test_ids"][s].tolist()):
             corrected = changes.drift_corrected[place, t, kept]
             found = agreement(
@@ -140,6 +153,8 @@ def _compare(
                 bootstrap_samples=settings.bootstrap_samples,
                 seed=BOOTSTRAP_SEED,
             )
+            each, loss = changes.each[place, t, kept], float(retrain["loss_before"][place, t])
+            drift, reliable = float(changes.null_drift[place, t]), reliability(each)
             records.append(
                 {
                     "seed": seed,
@@ -150,9 +165,11 @@ def _compare(
                     "held_out": int((~kept).sum()),
                     **found.to_record(),
                     "replicates": changes.replicates,
-                    **reliability(changes.each[place, t, kept]).to_record(),
-                    "test_loss": float(retrain["loss_before"][place, t]),
-                    "null_drift": float(changes.null_drift[place, t]),
+                    **reliable.to_record(),
+                    "spearman_corrected": found.spearman / reliable.noise_ceiling,
+                    **noise_of(each, drift, loss, retrain),
+                    "test_loss": loss,
+                    "null_drift": drift,
                     "true_change_median": _median_size(corrected),
                     "rel_residual": float(influence["rel_residual"][s, t]),
                     "converged_share": float(retrain["converged"][place].mean()),
@@ -160,7 +177,7 @@ def _compare(
                     "status": _status(retrain, retrain["loss_after"][place, t, kept], kept),
                 }
             )
-    return records
+    return records, controls
 
 
 def _top_eigenvalue(eigen: Artifact | None, seed: int) -> float:
@@ -200,6 +217,7 @@ def _summarise(
         "influence": influence.path.name,
         "retrain": retrain.path.name,
         "estimator": predicted_by["estimator"],
+        "baseline": is_baseline(influence),
         "truth": found_by["truth"],
         "retrain_params": found_by["params"],
         "abs_spearman_mean": absolute.mean,
@@ -222,6 +240,10 @@ def _summarise(
         "replicates": records[0]["replicates"],
         "reliability_median": _median(values("reliability")),
         "noise_ceiling_median": _median(values("noise_ceiling")),
+        "abs_spearman_corrected_mean": _mean(np.abs(values("spearman_corrected"))),
+        "signal_to_drift_median": _median(values("signal_to_drift")),
+        "signal_to_replicates_median": _median(values("signal_to_replicates")),
+        "signal_to_resolution_median": _median(values("signal_to_resolution")),
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
         "top_eigenvalue_link_reason": link.reason or "",

@@ -43,7 +43,7 @@ def test_json_is_what_the_file_holds(everything, succeed, tmp_path):
 
 def test_the_table_shows_the_numbers_of_the_json(pair, succeed):
     (summary,) = json.loads(succeed("evaluate", *pair, "--json").stdout)["summaries"]
-    (row,) = [
+    row, controls = [
         line
         for line in succeed("evaluate", *pair).stdout.splitlines()
         if line.strip().startswith("objective / warm")
@@ -51,6 +51,8 @@ def test_the_table_shows_the_numbers_of_the_json(pair, succeed):
     assert f"{summary['abs_spearman_mean']:.2f}" in row
     assert f"{summary['slope_median']:.3g}" in row
     assert f"{summary['r2_median']:.3g}" in row
+    assert f"{summary['chance_p']:.2g}" in controls
+    assert f"{summary['power']:.2g}" in controls
 
 
 def test_the_number_of_top_rows_reaches_the_comparison(pair, succeed):

@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from ifcheck.cli.tables import interval, show_agreement, show_paths, show_study
+from ifcheck.cli.tables import (
+    interval,
+    show_agreement,
+    show_controls,
+    show_gaps,
+    show_paths,
+    show_study,
+)
 from ifcheck.cli.terminal import MAX_WIDTH, number
 from ifcheck.stages.fragility import Cost, Study
 from tests.cli.conftest import STUDY
@@ -32,6 +39,15 @@ WORST = {  # as wide as such numbers get
     "group_size": 1,
     "held_out": 0,
     "damping_chosen": None,
+    "baseline": False,
+    "noise_ceiling_median": 0.98765,
+    "abs_spearman_low": 0.98765,
+    "abs_spearman_high": 0.98765,
+    "chance_p": 1.2345e-05,
+    "power": 0.98765,
+    "signal_to_drift_median": 1.2345e-05,
+    "over_best_baseline": 0.98765,
+    "over_best_baseline_ci95": 0.12345,
     "replicates": 1,
 }
 
@@ -128,6 +144,30 @@ def test_reliability_is_said_where_there_are_replicates(summaries, capsys):
     show_agreement([summaries[0], {**summaries[1], **reliable}])
     (note,) = " ".join(capsys.readouterr().err.split()).split("note: ")[1:]
     assert note.endswith("mean of 3 replicates, reliability 0.81, noise ceiling 0.9 (medians)")
+
+
+def test_the_widest_tables_of_controls_and_gaps_fit_100_columns(summaries, capsys):
+    show_controls(summaries[:6])
+    gap = {
+        "influence": "influence-authors.npz",
+        "before": "predicted",
+        "after": "scratch",
+        "share_median": -0.98765,
+        "spearman_median": -0.98765,
+        "slope_median": -1.2345e-05,
+        "error_median": 1.2345e-05,
+        "gap_median": math.nan,
+    }
+    show_gaps([gap, {**gap, "share_median": math.nan}])
+    lines = table_lines(capsys.readouterr().out)
+    assert max(map(len, lines)) <= 100
+    (row,) = [line for line in lines if line.startswith(" objective / newton ")]
+    assert row.split()[3:] == [
+        *("0.99", "to", "0.99", "1.2e-05", "0.99", "1.2e-05", "0.99", "0.99±.12"),
+    ]
+    steps = [line.split() for line in lines if "->" in line]
+    assert steps[0][4:] == ["-99%", "-0.988", "-1.23e-05", "1.2e-05", "–"]
+    assert steps[1][4] == "–"
 
 
 def test_the_widest_table_along_a_path_fits_100_columns(capsys):

@@ -6,6 +6,7 @@ safetensors, numpy, scikit-learn and the sequential loop: nothing that a stage i
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,15 @@ TINY = {
 }
 FASTEST = "numba" if find_spec("numba") else "torch"  # what trains where nothing is asked
 Rows = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def defined(value: Any) -> Any:
+    """Records with None for every number that is not finite: nan equals nothing, itself neither."""
+    if isinstance(value, dict):
+        return {name: defined(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [defined(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @pytest.fixture(scope="session", autouse=True)

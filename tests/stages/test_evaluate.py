@@ -16,6 +16,7 @@ from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
 from ifcheck.stages.train import train
+from tests.stages.conftest import defined
 
 ESTIMATORS = ("objective", "paper")
 TRUTHS = ("warm", "newton")
@@ -191,10 +192,9 @@ def test_a_summary_says_whether_both_use_one_normalisation(evaluation):
 def test_the_file_holds_what_was_returned_and_the_parents(evaluation, files, digest):
     found, out = evaluation
     written = json.loads(out.read_text())
-    undefined = {"reliability": None, "noise_ceiling": None}  # without replicates
-    assert written["records"] == [{**record, **undefined} for record in found.records]
-    undefined = {"reliability_median": None, "noise_ceiling_median": None}
-    assert written["summaries"] == [{**summary, **undefined} for summary in found.summaries]
+    assert written["records"] == defined(found.records)
+    assert written["summaries"] == defined(found.summaries)
+    assert written["gaps"] == defined(found.gaps)
     parents = [*files["influence"], *files["retrain"], files["eigen"]]
     assert written["meta"]["parents"] == {path.name: digest(path) for path in parents}
     assert written["meta"]["config"]["top_k"] == TOP_K
@@ -212,8 +212,8 @@ def test_two_files_of_one_name_are_both_named_as_parents(files, tiny, tmp_path, 
 def test_a_second_evaluation_is_identical(evaluation, files, tiny):
     config = tiny({"evaluate.top_k": TOP_K})
     again = evaluate(config, files["influence"], files["retrain"], files["eigen"])
-    assert again.records == evaluation[0].records
-    assert again.summaries == evaluation[0].summaries  # equal also where both are math.nan
+    assert defined(again.records) == defined(evaluation[0].records)
+    assert defined(again.summaries) == defined(evaluation[0].summaries)
 
 
 def test_seeds_may_stand_in_another_order_in_each_file(files, evaluation, runs, tiny, tmp_path):
@@ -227,8 +227,9 @@ def test_seeds_may_stand_in_another_order_in_each_file(files, evaluation, runs, 
         tmp_path / "eigen.npz",
     )
     keys = ("retrain", "seed", "test_id")
-    order = {tuple(r[k] for k in keys): r for r in found.records}
-    expected = [r for r in evaluation[0].records if r["influence"] == "influence-objective.npz"]
+    order = {tuple(r[k] for k in keys): r for r in defined(found.records)}
+    records = defined(evaluation[0].records)
+    expected = [r for r in records if r["influence"] == "influence-objective.npz"]
     assert [order[tuple(r[k] for k in keys)] for r in expected] == expected
 
 
@@ -273,7 +274,9 @@ def test_every_undefined_number_of_a_record_has_its_reason(refused, evaluation, 
     constant = evaluate(tiny(), files["influence"][:1], files["retrain"], files["eigen"])
     for record in [*refused[0].records, *constant.records]:
         own = set(record) - {"null_drift", "true_change_median", "top_eigenvalue"}
-        own -= {"reliability", "noise_ceiling"}  # whose reason stands beside them
+        # Whose reason stands beside them, or is the record's status.
+        own -= {"reliability", "noise_ceiling", "spearman_corrected", "signal"}
+        own -= {f"signal_to_{noise}" for noise in ("drift", "replicates", "resolution")}
         assert record["reliability_reason"]
         undefined = {k for k in own if isinstance(record[k], float) and math.isnan(record[k])}
         assert undefined == set(record["reasons"])
@@ -406,4 +409,4 @@ def test_a_users_own_file_goes_through_every_stage(user_model, tiny, evaluation,
     expected = [
         r for r in evaluation[0].records if (r["influence"], r["retrain"], r["seed"]) == wanted
     ]
-    assert found.records == expected
+    assert defined(found.records) == defined(expected)

@@ -83,7 +83,7 @@ def evaluation():
         }
         for i, r in pairs
     ]
-    return Evaluation(records, summaries, [], {})
+    return Evaluation(records, summaries, [], [], {})
 
 
 def test_each_record_gets_the_numbers_of_its_own_seed(evaluation, trained, dense):

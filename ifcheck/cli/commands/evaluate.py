@@ -32,7 +32,7 @@ def evaluate(
     config = session.configure(flags)
     from ifcheck.artifacts import require_free
     from ifcheck.cli.summaries import misses_threshold
-    from ifcheck.cli.tables import show_agreement, show_paths
+    from ifcheck.cli.tables import show_agreement, show_controls, show_gaps, show_paths
     from ifcheck.stages.evaluate import evaluate as run_stage
     from ifcheck.stages.tables import plain
 
@@ -49,6 +49,8 @@ def evaluate(
         terminal.show_json(plain(evaluation.to_dict(config)))
     else:
         show_agreement(evaluation.summaries)
+        show_controls(evaluation.summaries)
+        show_gaps(evaluation.gaps)
         show_paths(evaluation.paths)
     if misses_threshold(evaluation.summaries, config.evaluate.min_spearman):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)

@@ -31,38 +31,49 @@ class Interval:
 
 @dataclass(frozen=True)
 class SignalToNoise:
-    """Spread of the true changes over removals, and what it stands beside; all in nats.
+    """Spread of the true changes over removals, and what it stands beside; all in nats."""
 
-    A ratio below one says that what is measured is not the removal.
-    """
-
-    signal: float  # standard deviation over removals of the changes
-    replicate_noise: float  # standard error of a change over replicates; nan without them
-    drift: float  # size of the change when nothing is removed
+    signal: float  # standard deviation over removals of the changes, noise of replicates included
+    replicate_noise: float  # of it, by replicates that differ; nan without them
+    drift: float  # size of the change when nothing is removed; 0 up to the resolution
     resolution: float  # of the floating-point type at the test loss
 
-    def ratio(self, noise: str) -> float:
-        """Return the signal over the named noise; infinite where there is none of it."""
-        size = float(getattr(self, noise))
-        return math.inf if size == 0 else self.signal / size
+    @property
+    def to_drift(self) -> float:
+        """Return the signal over the drift; infinite without drift."""
+        return _ratio(self.signal, self.drift)
+
+    @property
+    def to_replicates(self) -> float:
+        """Return what is left of the signal without the noise, over the noise: 0 is noise alone."""
+        left = math.sqrt(max(0.0, self.signal**2 - self.replicate_noise**2))
+        return math.nan if math.isnan(self.replicate_noise) else _ratio(left, self.replicate_noise)
+
+    @property
+    def to_resolution(self) -> float:
+        """Return the signal over the resolution: near 1 it is rounding."""
+        return _ratio(self.signal, self.resolution)
 
 
-def permutation_test(pairs: Sequence[Pair], samples: int, seed: int) -> float:
+def permutation_test(pairs: Sequence[Sequence[Pair]], samples: int, seed: int) -> float:
     """Return the p-value of the mean |Spearman| if predictions had nothing to do with truth.
 
-    Each pair's predictions are put in random orders, independently of the other pairs; the p-value
-    is (1 + how many orders reach the mean found) / (1 + samples) (Phipson & Smyth 2010). Pairs
-    without a correlation are left out; nan if none is left.
+    `pairs` holds those of each test point of each seed. The removals of each seed are put in random
+    orders, for all of its test points alike, which they may agree on, and independently of other
+    seeds; the p-value is (1 + how many orders reach the mean found) / (1 + samples) (Phipson &
+    Smyth 2010). Pairs without a correlation are left out; nan if none is left, or without samples.
     """
-    ranked = [_centred_ranks(*pair) for pair in pairs if _has_correlation(*pair)]
-    if not ranked:
+    usable = usable_seeds(pairs)
+    if not usable or samples < 1:
         return math.nan
     generator = np.random.default_rng(seed)
     found, chance = 0.0, np.zeros(samples)
-    for predicted, true in ranked:
-        orders = generator.permuted(np.tile(predicted, (samples, 1)), axis=1)
-        found += abs(float(predicted @ true))
-        chance += np.abs(orders @ true)
+    for own in usable:
+        removals = len(own[0][0])
+        orders = generator.permuted(np.tile(np.arange(removals), (samples, 1)), axis=1)
+        for predicted, true in (_centred_ranks(*pair) for pair in own):
+            found += abs(float(predicted @ true)) / len(own)
+            chance += np.abs(predicted[orders] @ true) / len(own)
     # Equal orders differ by the rounding of their sums.
     reached = int((chance >= found * (1 - 1e-12)).sum())
     return (1 + reached) / (1 + samples)
@@ -74,36 +85,41 @@ def hierarchical_interval(
     """Return the mean |Spearman| with an interval over seeds, test points and removals.
 
     `pairs` holds those of each test point of each seed. Every resample draws seeds, then test
-    points within each, then removals within each of these, all with replacement (Davison & Hinkley
-    1997, section 3.8). Seeds without any correlation are left out.
+    points within each, and removals within each seed, for its test points alike, all with
+    replacement. |Spearman| of resampled removals is larger where there is little agreement, by
+    noise that counts twice: the interval is of the resamples' deviations from their own mean, and
+    rather wide. Seeds without any correlation are left out.
     Raises: ValueError unless 0 < confidence < 1.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1.")
-    usable = [[pair for pair in own if _has_correlation(*pair)] for own in pairs]
-    usable = [own for own in usable if own]
+    usable = usable_seeds(pairs)
     if not usable:
         return Interval(math.nan, math.nan, math.nan, "no pair has a correlation")
     each = [np.mean([abs(_correlation(*pair)) for pair in own]) for own in usable]
     value = float(np.mean(each))
-    if len(usable) < 2:
-        return Interval(value, math.nan, math.nan, "one seed has no interval")
+    if len(usable) < 2 or samples < 1:
+        reason = "one seed has no interval" if samples else "no resamples were asked for"
+        return Interval(value, math.nan, math.nan, reason)
     generator = np.random.default_rng(seed)
-    resampled = [
-        np.stack([_resampled_correlations(*pair, samples, generator) for pair in own])
-        for own in usable
-    ]
+    resampled = [_resampled_seed(own, samples, generator) for own in usable]
     means = np.zeros(samples)
     for _ in usable:
         chosen = generator.integers(0, len(usable), samples)
         for place, of_seed in enumerate(resampled):
             where = np.flatnonzero(chosen == place)
             tests = generator.integers(0, len(of_seed), (len(of_seed), len(where)))
-            removals = generator.integers(0, samples, (len(of_seed), len(where)))
+            removals = generator.integers(0, samples, len(where))
             means[where] += of_seed[tests, removals].mean(axis=0)
     means /= len(usable)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(low), float(high))
+    centred = means - means.mean() + value
+    low, high = np.quantile(centred, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, max(0.0, float(low)), min(1.0, float(high)))
+
+
+def usable_seeds(pairs: Sequence[Sequence[Pair]]) -> list[list[Pair]]:
+    """Return the pairs of each seed that have a correlation, of seeds that have any."""
+    return [own for own in map(_usable, pairs) if own]
 
 
 def detection_power(
@@ -132,17 +148,29 @@ def signal_to_noise(changes: ArrayLike, drift: float, loss: float, precision: st
     """Return the spread of true changes of one test loss beside their noise.
 
     `changes` (removals, replicates) are drift-corrected, in nats; `drift` is the change when
-    nothing is removed, `loss` the test loss, `precision` the type that it was computed in.
+    nothing is removed, `loss` the test loss, `precision` the type that it was computed in. What
+    a replicate does to all removals alike is no noise: neither spread nor ranks see it.
     """
     values = np.asarray(changes, dtype=np.float64)
     removals, replicates = values.shape
-    of_removal = values.mean(axis=1)
-    signal = float(of_removal.std(ddof=1)) if removals > 1 else math.nan
-    noise = math.nan
-    if replicates > 1:
-        noise = math.sqrt(float(values.var(axis=1, ddof=1).mean()) / replicates)
     resolution = float(np.finfo(precision).eps) * max(abs(loss), float(np.finfo(precision).tiny))
-    return SignalToNoise(signal, noise, abs(drift), resolution)
+    drift = 0.0 if abs(drift) <= resolution else abs(drift)
+    if removals < 2:
+        return SignalToNoise(math.nan, math.nan, drift, resolution)
+    signal, noise = float(values.mean(axis=1).std(ddof=1)), math.nan
+    if replicates > 1:
+        rest = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+        freedom = (removals - 1) * (replicates - 1)
+        noise = math.sqrt(float((rest**2).sum()) / freedom / replicates)
+    return SignalToNoise(signal, noise, drift, resolution)
+
+
+def _ratio(signal: float, noise: float) -> float:
+    return math.inf if noise == 0 else signal / noise
+
+
+def _usable(pairs: Sequence[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if _has_correlation(*pair)]
 
 
 def _has_correlation(predicted: Floats, true: Floats) -> bool:
@@ -163,13 +191,17 @@ def _correlation(predicted: Floats, true: Floats) -> float:
     return float(first @ second)
 
 
-def _resampled_correlations(
-    predicted: Floats, true: Floats, samples: int, generator: np.random.Generator
-) -> Floats:
-    """Return |Spearman| of resampled removals; 0 where a resample does not vary. (samples,)"""
-    n = len(predicted)
+def _resampled_seed(pairs: Sequence[Pair], samples: int, generator: np.random.Generator) -> Floats:
+    """Return |Spearman| of each test point for resampled removals. Shape: (tests, samples).
+
+    0 where a resample does not vary.
+    """
+    n = len(pairs[0][0])
     draws = generator.integers(0, n, (n, samples))
-    ranks = [resampled_ranks(values, draws) - (n + 1) / 2 for values in (predicted, true)]
-    sizes = np.sqrt((ranks[0] ** 2).sum(0) * (ranks[1] ** 2).sum(0))
-    products = np.abs((ranks[0] * ranks[1]).sum(0))
-    return np.asarray(np.divide(products, sizes, out=np.zeros(samples), where=sizes > 0))
+    found = []
+    for pair in pairs:
+        first, second = (resampled_ranks(values, draws) - (n + 1) / 2 for values in pair)
+        sizes = np.sqrt((first**2).sum(0) * (second**2).sum(0))
+        products = np.abs((first * second).sum(0))
+        found.append(np.divide(products, sizes, out=np.zeros(samples), where=sizes > 0))
+    return np.stack(found)

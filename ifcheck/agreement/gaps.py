@@ -22,6 +22,7 @@ class Step:
     before: str
     after: str
     share: float  # of the total gap: <step, total> / <total, total>; can be negative
+    projection: float  # <step, total>, to pool shares by
     spearman: float  # of the one with the other
     slope: float  # of the next one on this one
     error: float  # root mean square of the step, in nats, of mean-centred changes
@@ -33,6 +34,7 @@ class Decomposition:
     """The gap between the first and the last member of a chain of changes."""
 
     steps: tuple[Step, ...]
+    size: float  # <total, total>, to pool shares by
     error: float  # root mean square of the whole gap, in nats, of mean-centred changes
 
 
@@ -57,17 +59,17 @@ def decompose(chain: Mapping[str, ArrayLike]) -> Decomposition:
         _step(names[i], names[i + 1], centred[i], centred[i + 1], total, size)
         for i in range(len(names) - 1)
     )
-    return Decomposition(steps, _root_mean_square(total))
+    return Decomposition(steps, size, _root_mean_square(total))
 
 
 def _step(
     before: str, after: str, first: Floats, second: Floats, total: Floats, size: float
 ) -> Step:
-    error = _root_mean_square(second - first)
-    share = float((second - first) @ total) / size if size > 0 else math.nan
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        nan = math.nan
-        return Step(before, after, nan, nan, nan, nan, "changes that are not finite")
+    step, nan = second - first, math.nan
+    if not (np.isfinite(first).all() and np.isfinite(second).all() and math.isfinite(size)):
+        return Step(before, after, nan, nan, nan, nan, nan, "changes that are not finite")
+    projection, error = float(step @ total), _root_mean_square(step)
+    share = projection / size if size > 0 else nan
     reason = None if size > 0 else "there is no gap"
     spearman = slope = math.nan
     if len(first) < MINIMUM_PAIRS or is_constant(first) or is_constant(second):
@@ -75,7 +77,7 @@ def _step(
     else:
         spearman = float(stats.spearmanr(first, second).statistic)
         slope = float(stats.linregress(first, second).slope)
-    return Step(before, after, share, spearman, slope, error, reason)
+    return Step(before, after, share, projection, spearman, slope, error, reason)
 
 
 def _root_mean_square(values: Floats) -> float:

@@ -58,7 +58,7 @@ def show_controls(summaries: Sequence[Row]) -> None:
     rows = [
         [
             _pair_name(s),
-            f"{number(s['abs_spearman_low'], 2)} to {number(s['abs_spearman_high'], 2)}",
+            _between(s["abs_spearman_low"], s["abs_spearman_high"]),
             number(s["chance_p"], 2),
             number(s["power"], 2),
             number(s["signal_to_drift_median"], 2),
@@ -69,7 +69,7 @@ def show_controls(summaries: Sequence[Row]) -> None:
     ]
     columns = [
         "prediction / truth",
-        "95% interval",
+        "interval",
         "chance p",
         "power",
         "signal/drift",
@@ -77,6 +77,10 @@ def show_controls(summaries: Sequence[Row]) -> None:
         "over baseline",
     ]
     terminal.show_table("controls", columns, rows)
+
+
+def _between(low: float, high: float) -> str:
+    return f"{number(low, 2)} to {number(high, 2)}" if low == low else UNDEFINED
 
 
 def show_gaps(gaps: Sequence[Row]) -> None:
@@ -87,7 +91,7 @@ def show_gaps(gaps: Sequence[Row]) -> None:
         [
             g["influence"].removesuffix(".npz").removeprefix("influence-"),
             f"{g['before']} -> {g['after']}",
-            f"{g['share_median']:.0%}" if g["share_median"] == g["share_median"] else UNDEFINED,
+            f"{g['share']:.0%}" if g["share"] == g["share"] else UNDEFINED,
             number(g["spearman_median"]),
             number(g["slope_median"]),
             number(g["error_median"], 2),
@@ -96,7 +100,9 @@ def show_gaps(gaps: Sequence[Row]) -> None:
         for g in gaps
     ]
     columns = ["prediction", "step", "share", "Spearman", "slope", "error, nats", "whole gap"]
-    terminal.show_table("the way from prediction to truth, medians", columns, rows)
+    terminal.show_table(
+        "the way from prediction to truth: shares of the gap, medians", columns, rows
+    )
 
 
 def show_paths(paths: Sequence[Row]) -> None:
@@ -142,7 +148,8 @@ def _show_remarks(name: str, summary: Row) -> None:
         terminal.show_note(
             f"{name}: mean of {summary['replicates']} replicates, reliability "
             f"{number(summary['reliability_median'])}, noise ceiling "
-            f"{number(summary['noise_ceiling_median'])} (medians)"
+            f"{number(summary['noise_ceiling_median'])} (medians); low or undefined for "
+            f"{summary['reliability_low']} of the seeds and test points"
         )
     if summary["reason"]:
         terminal.show_note(f"{name}: {summary['reason']}")
@@ -289,12 +296,18 @@ def _reading(found: Sequence[Row]) -> str:
     """Return one sentence on what a cell's numbers say."""
     first = found[0]
     name = f"{first['variant']} {_size(first)}"
-    usable = [row for row in found if row["abs_spearman_mean"] == row["abs_spearman_mean"]]
+    usable = [
+        row
+        for row in found
+        if row["abs_spearman_mean"] == row["abs_spearman_mean"] and not row["baseline"]
+    ]
     if not usable:
         return f"{name}: no agreement could be computed."
     best = max(usable, key=lambda row: row["abs_spearman_mean"])
     worst = min(usable, key=lambda row: row["abs_spearman_mean"])
-    drift, change = first["null_drift_median"], first["true_change_median"]
+    # Some truths cannot drift by what they are; the one that does most is told of.
+    most = max(usable, key=lambda row: row["null_drift_median"])
+    drift, change = most["null_drift_median"], most["true_change_median"]
     size = first["group_size"]
     what = "a row" if size == 1 else f"{size} rows"
     return (

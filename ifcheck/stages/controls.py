@@ -16,6 +16,7 @@ from ifcheck.agreement.controls import (
     hierarchical_interval,
     permutation_test,
     signal_to_noise,
+    usable_seeds,
 )
 from ifcheck.agreement.statistics import mean_interval
 from ifcheck.artifacts import Artifact
@@ -41,16 +42,19 @@ class Controls:
 
     def summary(self, settings: EvaluateConfig) -> Row:
         """Return what the pair's mean |Spearman| is to be held against."""
-        interval = hierarchical_interval(
-            self.pairs, max(1, settings.bootstrap_samples), settings.confidence, SEED
-        )
-        every = [pair for own in self.pairs for pair in own]
-        removals = min(len(predicted) for predicted, _ in every)
+        samples = settings.bootstrap_samples
+        interval = hierarchical_interval(self.pairs, samples, settings.confidence, SEED)
+        usable = usable_seeds(self.pairs)
+        power = math.nan
+        if usable:
+            removals = min(len(predicted) for own in usable for predicted, _ in own)
+            power = detection_power(DETECTABLE, removals, len(usable))
         return {
             "abs_spearman_low": interval.low,
             "abs_spearman_high": interval.high,
-            "chance_p": permutation_test(every, max(1, settings.bootstrap_samples), SEED),
-            "power": detection_power(DETECTABLE, removals, len(self.pairs)),
+            "abs_spearman_interval_reason": interval.reason or "",
+            "chance_p": permutation_test(self.pairs, samples, SEED),
+            "power": power,
         }
 
 
@@ -59,9 +63,9 @@ def noise_of(changes: Floats, drift: float, loss: float, retrain: Artifact) -> R
     found = signal_to_noise(changes, drift, loss, retrain.meta["dtype"])
     return {
         "signal": found.signal,
-        "signal_to_drift": found.ratio("drift"),
-        "signal_to_replicates": found.ratio("replicate_noise"),
-        "signal_to_resolution": found.ratio("resolution"),
+        "signal_to_drift": found.to_drift,
+        "signal_to_replicates": found.to_replicates,
+        "signal_to_resolution": found.to_resolution,
     }
 
 
@@ -70,43 +74,37 @@ def is_baseline(influence: Artifact) -> bool:
     return STEPS.create(influence.meta["config"]["influence"]["step"]).is_baseline
 
 
-def beside_baselines(summaries: Sequence[Row], records: Sequence[Row]) -> list[Row]:
+def beside_baselines(summaries: Sequence[Row], pairs: Sequence[Sequence[Row]]) -> list[Row]:
     """Return the summaries with how far each is above the baseline that ranks its truth best.
 
-    By the differences of |Spearman| over seeds and test points, with a Student t interval; the
-    baseline that is best on average is the one compared with, for the estimate's disadvantage.
-    Without baselines, and for baselines, nothing is added but empty fields.
+    `pairs` are the records behind each summary. By the differences of |Spearman| over seeds and
+    test points, with a Student t interval; the baseline that is best on average is the one compared
+    with, for the estimate's disadvantage. Baselines, and all without one, have empty fields.
     """
-    absolute: dict[tuple[str, str], Floats] = {}
-    for summary in summaries:
-        key = summary["influence"], summary["retrain"]
-        own = [r["spearman"] for r in records if (r["influence"], r["retrain"]) == key]
-        absolute[key] = np.abs(np.array(own, dtype=float))
-    return [summary | _over_best(summary, summaries, absolute) for summary in summaries]
-
-
-def _over_best(
-    summary: Row, summaries: Sequence[Row], absolute: dict[tuple[str, str], Floats]
-) -> Row:
-    rivals = [
-        other["influence"]
-        for other in summaries
-        if other["baseline"]
-        and other["retrain"] == summary["retrain"]
-        and np.isfinite(absolute[other["influence"], other["retrain"]]).any()
+    absolute = [np.abs([record["spearman"] for record in records]) for records in pairs]
+    return [
+        summary | _over_best(place, summaries, absolute) for place, summary in enumerate(summaries)
     ]
-    if summary["baseline"] or not rivals:
-        empty = math.nan
-        return {
-            "best_baseline": "",
-            "over_best_baseline": empty,
-            "over_best_baseline_ci95": empty,
-        }
-    best = max(rivals, key=lambda name: float(np.nanmean(absolute[name, summary["retrain"]])))
-    own = absolute[summary["influence"], summary["retrain"]]
-    over = mean_interval(own - absolute[best, summary["retrain"]])
+
+
+def _over_best(place: int, summaries: Sequence[Row], absolute: Sequence[Floats]) -> Row:
+    summary = summaries[place]
+    rivals = [
+        other
+        for other, rival in enumerate(summaries)
+        if rival["baseline"]
+        and rival["retrain"] == summary["retrain"]
+        and absolute[other].shape == absolute[place].shape
+        and np.isfinite(absolute[other]).any()
+    ]
+    best, over, half_width = "", math.nan, math.nan
+    if rivals and not summary["baseline"]:
+        strongest = max(rivals, key=lambda other: float(np.nanmean(absolute[other])))
+        found = mean_interval(absolute[place] - absolute[strongest])
+        best, over = summaries[strongest]["influence"], found.mean
+        half_width = found.half_width
     return {
         "best_baseline": best,
-        "over_best_baseline": over.mean,
-        "over_best_baseline_ci95": over.half_width,
+        "over_best_baseline": over,
+        "over_best_baseline_ci95": half_width,
     }

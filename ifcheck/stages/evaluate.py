@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from ifcheck.stages.gaps import gap_summaries
 from ifcheck.stages.removals import predicted_changes, removed_rows
 from ifcheck.stages.tables import write_json
 
+# Below it most of the spread of the mean over replicates is noise, and dividing by its root makes
+# chance look like agreement.
+LOW_RELIABILITY = 0.5
 BOOTSTRAP_SEED = 0  # resamples are shared by all records, so that their intervals compare
 
 
@@ -76,14 +79,15 @@ def evaluate(
     eigen = None if eigen_file is None else read_artifact(eigen_file, "eigen")
     everything = [*influences, *retrains, *([] if eigen is None else [eigen])]
     _require_one_origin(everything)
-    records, summaries, paths = [], [], []
+    pairs, summaries, paths = [], [], []
     for predicted in influences:
         for true in retrains:
             pair, controls = _compare(predicted, true, eigen, config.evaluate)
-            records += pair
+            pairs.append(pair)
             summaries.append(_summarise(pair, predicted, true) | controls.summary(config.evaluate))
             paths += path_agreement(predicted, true)
-    summaries = beside_baselines(summaries, records)
+    summaries = beside_baselines(summaries, pairs)
+    records = [record for pair in pairs for record in pair]
     parents = _digests(everything)
     gaps = gap_summaries(influences, retrains)
     evaluation = Evaluation(records, summaries, paths, gaps, parents)
@@ -166,7 +170,9 @@ def _compare(
                     **found.to_record(),
                     "replicates": changes.replicates,
                     **reliable.to_record(),
-                    "spearman_corrected": found.spearman / reliable.noise_ceiling,
+                    "spearman_corrected": found.spearman / reliable.noise_ceiling
+                    if reliable.reliability >= LOW_RELIABILITY
+                    else math.nan,
                     **noise_of(each, drift, loss, retrain),
                     "test_loss": loss,
                     "null_drift": drift,
@@ -237,13 +243,7 @@ def _summarise(
         "true_change_median": _median(values("true_change_median")),
         "rel_residual_max": float(np.max(values("rel_residual"))),
         "converged_share": _mean(values("converged_share")),
-        "replicates": records[0]["replicates"],
-        "reliability_median": _median(values("reliability")),
-        "noise_ceiling_median": _median(values("noise_ceiling")),
-        "abs_spearman_corrected_mean": _mean(np.abs(values("spearman_corrected"))),
-        "signal_to_drift_median": _median(values("signal_to_drift")),
-        "signal_to_replicates_median": _median(values("signal_to_replicates")),
-        "signal_to_resolution_median": _median(values("signal_to_resolution")),
+        **_noise(records[0]["replicates"], values),
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
         "top_eigenvalue_link_reason": link.reason or "",
@@ -258,6 +258,20 @@ def _summarise(
         "predicted_normalisation": predicted_by["normalisation"],
         "true_normalisation": found_by["normalisation"],
         "normalisation": _normalisation_note(predicted_by, found_by),
+    }
+
+
+def _noise(replicates: int, values: Callable[[str], NDArray[np.float64]]) -> dict[str, Any]:
+    """Return how much of the true changes is noise, from the records' values by name."""
+    return {
+        "replicates": replicates,
+        "reliability_median": _median(values("reliability")),
+        "noise_ceiling_median": _median(values("noise_ceiling")),
+        "reliability_low": int((~(values("reliability") >= LOW_RELIABILITY)).sum()),
+        "abs_spearman_corrected_mean": _mean(np.abs(values("spearman_corrected"))),
+        "signal_to_drift_median": _median(values("signal_to_drift")),
+        "signal_to_replicates_median": _median(values("signal_to_replicates")),
+        "signal_to_resolution_median": _median(values("signal_to_resolution")),
     }
 
 

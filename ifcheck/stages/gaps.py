@@ -25,8 +25,9 @@ ORDER = ("pbrf", "newton", "warm", "scratch")
 def gap_summaries(influences: Sequence[Artifact], retrains: Sequence[Artifact]) -> list[Row]:
     """Return a record for each step of each prediction's chain of truths.
 
-    Medians over seeds and test points, of drift-corrected changes. It takes two truths or more of
-    the same removals, of which the first of each name is taken.
+    Shares are pooled over seeds and test points, sum <step, total> / sum <total, total>, and add to
+    1; the other numbers are medians. Of drift-corrected changes. It takes two truths or more of the
+    same removals.
     """
     chain = _chain(retrains)
     if len(chain) < 2:
@@ -34,33 +35,54 @@ def gap_summaries(influences: Sequence[Artifact], retrains: Sequence[Artifact]) 
     rows: list[Row] = []
     for influence in influences:
         if not is_baseline(influence):
-            found = _decompositions(influence, chain)
-            rows += _medians(influence, found) if found else []
+            rows += _pooled(influence, chain, _decompositions(influence, chain))
     return rows
 
 
 def _chain(retrains: Sequence[Artifact]) -> list[Artifact]:
-    """Return the truths in order, those that removed what the first of them did."""
-    by_truth: dict[str, Artifact] = {}
-    for retrain in retrains:
-        by_truth.setdefault(retrain.meta["config"]["retrain"]["truth"], retrain)
-    ordered = [by_truth[name] for name in ORDER if name in by_truth]
-    ordered = [retrain for retrain in ordered if not retrain.meta["reasons"]]
-    return [
-        retrain
-        for retrain in ordered
-        if np.array_equal(removed_rows(retrain), removed_rows(ordered[0]))
-        and np.array_equal(retrain["seeds"], ordered[0]["seeds"])
-    ]
+    """Return truths in order, the most that removed the same; of each name the first.
+
+    Groups leave a mean over fewer rows than n by far: there a truth with another denominator than
+    the last one's would count that for a step.
+    """
+    known = [r for r in retrains if _truth(r) in ORDER and not r.meta["reasons"]]
+    chains: list[list[Artifact]] = []
+    for start in known:
+        by_truth: dict[str, Artifact] = {}
+        for other in known:
+            if _removes_the_same(start, other):
+                by_truth.setdefault(_truth(other), other)
+        chains.append([by_truth[name] for name in ORDER if name in by_truth])
+    longest = max(chains, key=len, default=[])
+    if longest and removed_rows(longest[0]).shape[2] > 1:
+        last = _normalisation(longest[-1])
+        longest = [retrain for retrain in longest if _normalisation(retrain) == last]
+    return longest
+
+
+def _removes_the_same(first: Artifact, second: Artifact) -> bool:
+    return np.array_equal(removed_rows(first), removed_rows(second)) and np.array_equal(
+        first["seeds"], second["seeds"]
+    )
+
+
+def _truth(retrain: Artifact) -> str:
+    return str(retrain.meta["config"]["retrain"]["truth"])
+
+
+def _normalisation(retrain: Artifact) -> str:
+    return str(retrain.meta["config"]["retrain"]["normalisation"])
 
 
 def _decompositions(influence: Artifact, chain: Sequence[Artifact]) -> list[Decomposition]:
     changes = [changes_of(retrain).drift_corrected for retrain in chain]
-    names = [retrain.meta["config"]["retrain"]["truth"] for retrain in chain]
+    names = [_truth(retrain) for retrain in chain]
     found = []
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = chain[0]["seeds"].tolist().index(seed)
         predicted, kept = predicted_changes(influence, chain[0], s, place)
+        if not kept.any():
+            continue
         for t, own in enumerate(predicted):
             members: dict[str, NDArray[np.float64]] = {"predicted": own}
             members |= {
@@ -68,22 +90,30 @@ def _decompositions(influence: Artifact, chain: Sequence[Artifact]) -> list[Deco
                 for name, of_truth in zip(names, changes, strict=True)
             }
             found.append(decompose(members))
-    return found
+    return [decomposition for decomposition in found if np.isfinite(decomposition.size)]
 
 
-def _medians(influence: Artifact, found: Sequence[Decomposition]) -> list[Row]:
-    rows = []
+def _pooled(
+    influence: Artifact, chain: Sequence[Artifact], found: Sequence[Decomposition]
+) -> list[Row]:
+    if not found:
+        return []
+    rows: list[Row] = []
+    total = sum(decomposition.size for decomposition in found)
     for place, step in enumerate(found[0].steps):
         same = [decomposition.steps[place] for decomposition in found]
+        projection = sum(own.projection for own in same)
         numbers = {
             f"{name}_median": _median([getattr(own, name) for own in same])
-            for name in ("share", "spearman", "slope", "error")
+            for name in ("spearman", "slope", "error")
         }
         rows.append(
             {
                 "influence": influence.path.name,
                 "before": step.before,
                 "after": step.after,
+                "retrain": chain[place].path.name,  # of the latter
+                "share": projection / total if total > 0 else float("nan"),
                 **numbers,
                 "gap_median": _median([decomposition.error for decomposition in found]),
                 "n": len(same),

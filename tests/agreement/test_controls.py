@@ -27,7 +27,7 @@ def correlated(rho: float, n: int, generator: np.random.Generator) -> tuple:
 
 def test_the_p_value_of_one_pair_is_that_of_all_orders():
     pair = (np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([1.0, 3.0, 2.0, 4.0, 5.0]))
-    found = permutation_test([pair], 40_000, seed=0)
+    found = permutation_test([[pair]], 40_000, seed=0)
     exact = stats.permutation_test(
         pair,
         lambda x, y: abs(stats.spearmanr(x, y).statistic),
@@ -41,7 +41,7 @@ def test_the_p_value_of_one_pair_is_that_of_all_orders():
 def test_the_p_value_is_uniform_where_nothing_agrees():
     generator = np.random.default_rng(1)
     found = [
-        permutation_test([correlated(0.0, 12, generator) for _ in range(3)], 199, seed)
+        permutation_test([[correlated(0.0, 12, generator)] for _ in range(3)], 199, seed)
         for seed in range(400)
     ]
     assert stats.kstest(found, "uniform").pvalue > 0.01
@@ -50,17 +50,31 @@ def test_the_p_value_is_uniform_where_nothing_agrees():
 
 def test_many_weak_agreements_are_told_together():
     generator = np.random.default_rng(2)
-    pairs = [correlated(0.5, 15, generator) for _ in range(20)]
+    pairs = [[correlated(0.5, 15, generator)] for _ in range(20)]
     alone = permutation_test(pairs[:1], 999, seed=0)
     assert permutation_test(pairs, 999, seed=0) == 0.001 < alone
 
 
+def test_test_points_that_agree_with_each_other_are_no_more_evidence_than_one():
+    """All test points of a seed share its removals, and what these do to them is alike."""
+    generator = np.random.default_rng(9)
+    found = []
+    for trial in range(200):
+        shared, predicted = generator.normal(size=(2, 20))
+        own = [
+            (predicted + 0.1 * generator.normal(size=20), shared + 0.1 * generator.normal(size=20))
+            for _ in range(6)
+        ]
+        found.append(permutation_test([own], 99, seed=trial))
+    assert np.mean(np.array(found) <= 0.05) < 0.1
+
+
 def test_a_perfect_order_has_the_smallest_p_value_and_none_has_none():
     x = np.arange(10.0)
-    assert permutation_test([(x, -x)], 99, seed=0) == 0.01
+    assert permutation_test([[(x, -x)]], 99, seed=0) == 0.01
     constant = (np.ones(10), x)
-    assert math.isnan(permutation_test([constant], 99, seed=0))
-    assert permutation_test([constant, (x, x)], 99, seed=0) == 0.01
+    assert math.isnan(permutation_test([[constant]], 99, seed=0))
+    assert permutation_test([[constant], [(x, x)]], 99, seed=0) == 0.01
 
 
 # --- uncertainty -------------------------------------------------------------------------------
@@ -91,6 +105,18 @@ def test_the_interval_covers_the_mean_of_all_seeds_as_often_as_it_says():
         interval = hierarchical_interval(pairs, 300, 0.9, seed=trial)
         covered += interval.low <= truth <= interval.high
     assert 0.84 <= covered / 120 <= 0.99  # resampled removals widen it beyond the 0.9
+
+
+def test_where_nothing_agrees_the_interval_is_about_what_is_found_and_reaches_chance():
+    """Resampled removals count noise twice: without mending, the interval lies above its mean."""
+    generator = np.random.default_rng(8)
+    reached = 0
+    for trial in range(40):
+        pairs = [[correlated(0.0, 40, generator)] for _ in range(20)]
+        interval = hierarchical_interval(pairs, 300, 0.95, seed=trial)
+        assert interval.low < interval.value < interval.high
+        reached += interval.low <= math.sqrt(2 / (math.pi * 39)) <= interval.high
+    assert reached >= 36
 
 
 def test_the_interval_is_wider_where_seeds_differ():
@@ -155,18 +181,29 @@ def test_power_grows_to_one_and_is_undefined_for_three():
 def test_signal_and_noise_are_those_that_were_put_in():
     generator = np.random.default_rng(7)
     removal = generator.normal(scale=0.2, size=(4_000, 1))
-    changes = removal + generator.normal(scale=0.3, size=(4_000, 4))
+    alike = generator.normal(scale=5.0, size=(1, 4))  # of a replicate's null run, say
+    changes = removal + alike + generator.normal(scale=0.3, size=(4_000, 4))
     found = signal_to_noise(changes, drift=-0.05, loss=1.5, precision="float32")
     assert found.replicate_noise == pytest.approx(0.3 / 2, rel=0.03)
     assert found.signal == pytest.approx(math.hypot(0.2, 0.15), rel=0.03)
+    assert found.to_replicates == pytest.approx(0.2 / 0.15, rel=0.05)
     assert found.drift == 0.05
-    assert found.ratio("drift") == pytest.approx(found.signal / 0.05)
+    assert found.to_drift == pytest.approx(found.signal / 0.05)
     assert found.resolution == pytest.approx(1.5 * 2**-23)
+    assert found.to_resolution == pytest.approx(found.signal / found.resolution)
+
+
+def test_noise_alone_is_no_signal():
+    noise = np.random.default_rng(7).normal(size=(4_000, 3))
+    assert signal_to_noise(noise, 0.0, 1.0, "float64").to_replicates < 0.2
 
 
 def test_what_is_not_known_is_not_a_number():
     alone = signal_to_noise(np.array([[1.0], [2.0]]), 0.0, 0.0, "float64")
     assert math.isnan(alone.replicate_noise)
-    assert math.isnan(alone.ratio("replicate_noise"))
-    assert alone.ratio("drift") == math.inf
-    assert math.isnan(signal_to_noise(np.array([[1.0]]), 0.0, 1.0, "float64").signal)
+    assert math.isnan(alone.to_replicates)
+    assert alone.to_drift == math.inf
+    rounded = signal_to_noise(np.array([[1.0], [2.0]]), 1e-16, 1.0, "float64")
+    assert rounded.to_drift == math.inf  # a drift of rounding is none
+    for nothing in (np.array([[1.0]]), np.empty((0, 2))):
+        assert math.isnan(signal_to_noise(nothing, 0.0, 1.0, "float64").signal)

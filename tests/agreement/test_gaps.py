@@ -40,6 +40,8 @@ def test_shares_add_to_one_and_are_projections_on_the_gap():
         )
         slope, _ = np.polyfit(members[before], members[after], 1)
         assert step.slope == pytest.approx(slope)
+        assert step.projection == pytest.approx(np.dot(change, total))
+    assert found.size == pytest.approx(np.dot(total, total))
     assert found.error == pytest.approx(math.sqrt(np.mean(total**2)))
 
 
@@ -71,6 +73,8 @@ def test_no_gap_and_no_spread_are_said():
     unknown = decompose({"predicted": x, "truth": np.full(5, np.nan)}).steps[0]
     assert math.isnan(unknown.error)
     assert unknown.reason == "changes that are not finite"
+    between = decompose({"predicted": x, "a": np.full(5, np.nan), "truth": x**2}).steps
+    assert [step.reason for step in between] == ["changes that are not finite"] * 2
 
 
 def test_one_member_or_other_shapes_are_refused():

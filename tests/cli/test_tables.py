@@ -49,6 +49,7 @@ WORST = {  # as wide as such numbers get
     "over_best_baseline": 0.98765,
     "over_best_baseline_ci95": 0.12345,
     "replicates": 1,
+    "reliability_low": 2,
 }
 
 
@@ -143,7 +144,8 @@ def test_reliability_is_said_where_there_are_replicates(summaries, capsys):
     reliable = {"replicates": 3, "reliability_median": 0.81, "noise_ceiling_median": 0.9}
     show_agreement([summaries[0], {**summaries[1], **reliable}])
     (note,) = " ".join(capsys.readouterr().err.split()).split("note: ")[1:]
-    assert note.endswith("mean of 3 replicates, reliability 0.81, noise ceiling 0.9 (medians)")
+    assert "mean of 3 replicates, reliability 0.81, noise ceiling 0.9 (medians)" in note
+    assert note.endswith("low or undefined for 2 of the seeds and test points")
 
 
 def test_the_widest_tables_of_controls_and_gaps_fit_100_columns(summaries, capsys):
@@ -152,13 +154,13 @@ def test_the_widest_tables_of_controls_and_gaps_fit_100_columns(summaries, capsy
         "influence": "influence-authors.npz",
         "before": "predicted",
         "after": "scratch",
-        "share_median": -0.98765,
+        "share": -0.98765,
         "spearman_median": -0.98765,
         "slope_median": -1.2345e-05,
         "error_median": 1.2345e-05,
         "gap_median": math.nan,
     }
-    show_gaps([gap, {**gap, "share_median": math.nan}])
+    show_gaps([gap, {**gap, "share": math.nan}])
     lines = table_lines(capsys.readouterr().out)
     assert max(map(len, lines)) <= 100
     (row,) = [line for line in lines if line.startswith(" objective / newton ")]

@@ -10,6 +10,7 @@ from scipy import stats
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
+from tests.stages.conftest import defined
 
 BASELINES = ("gradient-dot", "train-loss", "same-class")
 TRUTHS = ("warm", "newton", "pbrf")
@@ -72,15 +73,17 @@ def test_the_p_value_and_the_interval_are_of_all_seeds_and_test_points(evaluatio
     assert good["abs_spearman_low"] <= good["abs_spearman_mean"] <= good["abs_spearman_high"]
     predicted, true, _ = changes("train-loss", "newton")
     generator = np.random.default_rng(1)
-    chance = [
-        np.mean(
-            [
-                abs(stats.spearmanr(generator.permutation(predicted[i]), true[i]).statistic)
-                for i in np.ndindex(4, 2)
-            ]
+    chance = []
+    for _ in range(400):
+        orders = [generator.permutation(15) for _ in range(4)]  # of a seed's removals
+        chance.append(
+            np.mean(
+                [
+                    abs(stats.spearmanr(predicted[s, t][orders[s]], true[s, t]).statistic)
+                    for s, t in np.ndindex(4, 2)
+                ]
+            )
         )
-        for _ in range(400)
-    ]
     expected = np.mean(np.array(chance) >= absolute(predicted, true).mean())
     assert bad["chance_p"] == pytest.approx(expected, abs=0.08)
 
@@ -143,14 +146,17 @@ def test_the_way_to_the_truth_is_in_order_and_by_projection(evaluation, changes)
     values = {truth: changes("paper", truth)[2] for truth in TRUTHS}
     values["predicted"] = changes("paper", "warm")[0]
     for gap in own:
-        shares = []
+        projections, sizes = [], []
         for i in np.ndindex(4, 2):
             centred = {name: found[i] - found[i].mean() for name, found in values.items()}
             total = centred["warm"] - centred["predicted"]
             step = centred[gap["after"]] - centred[gap["before"]]
-            shares.append(step @ total / (total @ total))
-        assert gap["share_median"] == pytest.approx(np.median(shares))
+            projections.append(step @ total)
+            sizes.append(total @ total)
+        assert gap["share"] == pytest.approx(np.sum(projections) / np.sum(sizes))
+        assert gap["retrain"] == f"retrain-{gap['after']}.npz"
         assert gap["n"] == 8
+    assert sum(gap["share"] for gap in own) == pytest.approx(1)
     assert {gap["influence"] for gap in evaluation.gaps} == {
         "influence-objective.npz",
         "influence-paper.npz",
@@ -165,3 +171,26 @@ def test_truths_of_other_removals_and_refused_ones_are_no_way(files, tiny, runs,
     )
     assert evaluate(tiny(), files[0][:1], [files[1][0], tmp_path / "retrain-other.npz"]).gaps == []
     assert evaluate(tiny(), files[0][:1], files[1][:1]).gaps == []
+    refused = tmp_path / "retrain-refused.npz"
+    flags = {"retrain.truth": "newton", "retrain.params": "all", "retrain.removals": "top-loss:15"}
+    retrain(tiny(flags), [runs("l2")], refused)
+    assert evaluate(tiny(), files[0][:1], [refused, files[1][0]]).gaps == []
+    both = evaluate(tiny(), files[0][:1], [refused, *files[1]]).gaps
+    assert [gap["after"] for gap in both] == ["pbrf", "newton", "warm"]
+
+
+def test_files_of_one_name_are_told_apart(files, tiny, tmp_path):
+    other = tmp_path / files[0][0].name
+    other.write_bytes(files[0][1].read_bytes())
+    found = evaluate(tiny(), [files[0][0], other, files[0][2]], files[1][:1]).summaries
+    apart = evaluate(tiny(), [*files[0][:2], files[0][2]], files[1][:1]).summaries
+    for ours, theirs in zip(found, apart, strict=True):
+        assert defined([ours["over_best_baseline"]]) == defined([theirs["over_best_baseline"]])
+
+
+def test_without_resamples_there_is_no_interval_and_no_p_value(files, tiny):
+    config = tiny({"evaluate.bootstrap_samples": 0})
+    (found,) = evaluate(config, files[0][:1], files[1][:1]).summaries
+    assert math.isnan(found["abs_spearman_low"])
+    assert math.isnan(found["chance_p"])
+    assert found["abs_spearman_interval_reason"] == "no resamples were asked for"

@@ -29,14 +29,19 @@ def gap_summaries(influences: Sequence[Artifact], retrains: Sequence[Artifact]) 
     1; the other numbers are medians. Of drift-corrected changes. It takes two truths or more of the
     same removals.
     """
-    chain = _chain(retrains)
-    if len(chain) < 2:
-        return []
     rows: list[Row] = []
     for influence in influences:
-        if not is_baseline(influence):
+        chain = _chain([retrain for retrain in retrains if _moves_enough(influence, retrain)])
+        if len(chain) > 1 and not is_baseline(influence):
             rows += _pooled(influence, chain, _decompositions(influence, chain))
     return rows
+
+
+def _moves_enough(influence: Artifact, retrain: Artifact) -> bool:
+    """Return whether a truth moves what the prediction does: all parameters are beyond the head."""
+    predicted = str(influence.meta["config"]["influence"]["params"])
+    of_head = predicted.removeprefix("layer:").startswith("head")
+    return of_head or retrain.meta["config"]["retrain"]["params"] == "all"
 
 
 def _chain(retrains: Sequence[Artifact]) -> list[Artifact]:

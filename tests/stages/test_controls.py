@@ -179,6 +179,21 @@ def test_truths_of_other_removals_and_refused_ones_are_no_way(files, tiny, runs,
     assert [gap["after"] for gap in both] == ["pbrf", "newton", "warm"]
 
 
+def test_a_prediction_of_all_parameters_is_not_led_over_retrained_heads(
+    files, tiny, runs, tmp_path
+):
+    flags = {"influence.params": "all", "influence.damping": 1.0}
+    influence(tiny(flags), [runs("l2")], tmp_path / "influence-all.npz")
+    flags = {"retrain.params": "all", "retrain.removals": "top-loss:15"}
+    retrain(tiny(flags), [runs("l2")], tmp_path / "retrain-whole.npz")
+    scratch = {"retrain.truth": "scratch", "retrain.removals": "top-loss:15"}
+    retrain(tiny(scratch), [runs("l2")], tmp_path / "retrain-scratch.npz")
+    whole = [tmp_path / "retrain-whole.npz", tmp_path / "retrain-scratch.npz"]
+    found = evaluate(tiny(), [tmp_path / "influence-all.npz"], [*files[1], *whole]).gaps
+    assert [gap["retrain"] for gap in found] == ["retrain-whole.npz", "retrain-scratch.npz"]
+    assert evaluate(tiny(), [tmp_path / "influence-all.npz"], files[1]).gaps == []
+
+
 def test_files_of_one_name_are_told_apart(files, tiny, tmp_path):
     other = tmp_path / files[0][0].name
     other.write_bytes(files[0][1].read_bytes())

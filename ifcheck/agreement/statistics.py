@@ -78,6 +78,18 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> MeanInterval:
     return MeanInterval(mean, quantile * deviation / math.sqrt(n), n, None, excluded)
 
 
+def finite_mean(values: ArrayLike) -> float:
+    """Give the mean of the finite values of any shape; nan if there is none."""
+    used = _of_finite(values)
+    return float(used.mean()) if used.size else math.nan
+
+
+def finite_median(values: ArrayLike) -> float:
+    """Give the median of the finite values of any shape; nan if there is none."""
+    used = _of_finite(values)
+    return float(np.median(used)) if used.size else math.nan
+
+
 def one_way_anova(groups: Mapping[str, ArrayLike]) -> TestResult:
     """Test whether the groups' means differ; values of shape (seeds,), lengths may differ.
 
@@ -206,7 +218,11 @@ def _check_confidence(confidence: float) -> None:
 
 
 def _finite(values: ArrayLike) -> Floats:
-    array = _vector(values)
+    return _of_finite(_vector(values))
+
+
+def _of_finite(values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
     return array[np.isfinite(array)]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ifcheck.agreement.metrics import MINIMUM_PAIRS, is_constant, spearman
-from ifcheck.agreement.statistics import mean_interval
+from ifcheck.agreement.statistics import finite_median, mean_interval
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.errors import ArtifactMismatch, UnusableInput
 from ifcheck.stages.changes import changes_of
@@ -168,8 +168,8 @@ def _at_one_damping(
         "damping": float(influence["damping_path"][place]),
         "abs_spearman_mean": absolute.mean,
         "abs_spearman_ci95": absolute.half_width,
-        "spearman_median": _median(correlations),
-        "slope_median": _median(slopes),
+        "spearman_median": finite_median(correlations),
+        "slope_median": finite_median(slopes),
         "rel_residual_max": float(influence["path_rel_residual"][:, place].max()),
         "solved_share": float(influence["path_converged"][:, place].mean()),
         "n": absolute.n,
@@ -192,8 +192,3 @@ def _slopes(predicted: Floats, true: Floats) -> Floats:
     return np.array(
         [stats.linregress(p, true).slope if _varies(p, true) else np.nan for p in predicted]
     )
-
-
-def _median(values: Floats) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else float("nan")

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from ifcheck import provenance
 from ifcheck.agreement.metrics import agreement, chance_absolute_correlation
 from ifcheck.agreement.reliability import reliability
-from ifcheck.agreement.statistics import mean_interval, rank_correlation
+from ifcheck.agreement.statistics import (
+    finite_mean,
+    finite_median,
+    mean_interval,
+    rank_correlation,
+)
 from ifcheck.artifacts import Artifact, read_artifact
 from ifcheck.config import Config, EvaluateConfig
 from ifcheck.errors import ArtifactMismatch
@@ -176,7 +181,7 @@ def _compare(
                     **noise_of(each, drift, loss, retrain),
                     "test_loss": loss,
                     "null_drift": drift,
-                    "true_change_median": _median_size(corrected),
+                    "true_change_median": finite_median(np.abs(corrected)),
                     "rel_residual": float(influence["rel_residual"][s, t]),
                     "converged_share": float(retrain["converged"][place].mean()),
                     "top_eigenvalue": _top_eigenvalue(eigen, seed),
@@ -190,11 +195,6 @@ def _top_eigenvalue(eigen: Artifact | None, seed: int) -> float:
     if eigen is None:
         return math.nan
     return float(eigen["values"][eigen["seeds"].tolist().index(seed), 0])
-
-
-def _median_size(changes: NDArray[np.float64]) -> float:
-    finite = np.abs(changes[np.isfinite(changes)])
-    return float(np.median(finite)) if finite.size else math.nan
 
 
 def _status(retrain: Artifact, after: NDArray[np.float64], kept: NDArray[np.bool_]) -> str:
@@ -228,21 +228,21 @@ def _summarise(
         "retrain_params": found_by["params"],
         "abs_spearman_mean": absolute.mean,
         "abs_spearman_ci95": absolute.half_width,
-        "spearman_mean": _mean(spearman),
-        "spearman_median": _median(spearman),
-        "negative_fraction": _mean(np.where(np.isfinite(spearman), spearman < 0, np.nan)),
-        "abs_pearson_mean": _mean(np.abs(values("pearson"))),
-        "slope_median": _median(values("slope")),
-        "intercept_median": _median(values("intercept")),
-        "r2_median": _median(values("r2")),
-        "sign_agreement_mean": _mean(values("sign_agreement")),
-        "top_k_overlap_mean": _mean(values("top_k_overlap")),
-        "top_k_chance": _mean(values("top_k_chance")),
+        "spearman_mean": finite_mean(spearman),
+        "spearman_median": finite_median(spearman),
+        "negative_fraction": finite_mean(np.where(np.isfinite(spearman), spearman < 0, np.nan)),
+        "abs_pearson_mean": finite_mean(np.abs(values("pearson"))),
+        "slope_median": finite_median(values("slope")),
+        "intercept_median": finite_median(values("intercept")),
+        "r2_median": finite_median(values("r2")),
+        "sign_agreement_mean": finite_mean(values("sign_agreement")),
+        "top_k_overlap_mean": finite_mean(values("top_k_overlap")),
+        "top_k_chance": finite_mean(values("top_k_chance")),
         "chance_abs_spearman": chance_absolute_correlation(int(records[0]["n"])),
-        "null_drift_median": _median(np.abs(values("null_drift"))),
-        "true_change_median": _median(values("true_change_median")),
+        "null_drift_median": finite_median(np.abs(values("null_drift"))),
+        "true_change_median": finite_median(values("true_change_median")),
         "rel_residual_max": float(np.max(values("rel_residual"))),
-        "converged_share": _mean(values("converged_share")),
+        "converged_share": finite_mean(values("converged_share")),
         **_noise(records[0]["replicates"], values),
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
@@ -265,24 +265,14 @@ def _noise(replicates: int, values: Callable[[str], NDArray[np.float64]]) -> dic
     """Return how much of the true changes is noise, from the records' values by name."""
     return {
         "replicates": replicates,
-        "reliability_median": _median(values("reliability")),
-        "noise_ceiling_median": _median(values("noise_ceiling")),
+        "reliability_median": finite_median(values("reliability")),
+        "noise_ceiling_median": finite_median(values("noise_ceiling")),
         "reliability_low": int((~(values("reliability") >= LOW_RELIABILITY)).sum()),
-        "abs_spearman_corrected_mean": _mean(np.abs(values("spearman_corrected"))),
-        "signal_to_drift_median": _median(values("signal_to_drift")),
-        "signal_to_replicates_median": _median(values("signal_to_replicates")),
-        "signal_to_resolution_median": _median(values("signal_to_resolution")),
+        "abs_spearman_corrected_mean": finite_mean(np.abs(values("spearman_corrected"))),
+        "signal_to_drift_median": finite_median(values("signal_to_drift")),
+        "signal_to_replicates_median": finite_median(values("signal_to_replicates")),
+        "signal_to_resolution_median": finite_median(values("signal_to_resolution")),
     }
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else math.nan
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else math.nan
 
 
 def _reason(records: list[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifcheck.agreement.gaps import Decomposition, decompose
+from ifcheck.agreement.statistics import finite_median
 from ifcheck.artifacts import Artifact
 from ifcheck.stages.changes import changes_of
 from ifcheck.stages.controls import is_baseline
@@ -109,7 +110,7 @@ def _pooled(
         same = [decomposition.steps[place] for decomposition in found]
         projection = sum(own.projection for own in same)
         numbers = {
-            f"{name}_median": _median([getattr(own, name) for own in same])
+            f"{name}_median": finite_median([getattr(own, name) for own in same])
             for name in ("spearman", "slope", "error")
         }
         rows.append(
@@ -120,13 +121,8 @@ def _pooled(
                 "retrain": chain[place].path.name,  # of the latter
                 "share": projection / total if total > 0 else float("nan"),
                 **numbers,
-                "gap_median": _median([decomposition.error for decomposition in found]),
+                "gap_median": finite_median([decomposition.error for decomposition in found]),
                 "n": len(same),
             }
         )
     return rows
-
-
-def _median(values: Sequence[float]) -> float:
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.median(finite)) if finite else float("nan")

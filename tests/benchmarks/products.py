@@ -13,7 +13,6 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -27,6 +26,7 @@ from ifcheck.models import NETWORKS, Network, initialise, rows_at_once
 from ifcheck.models.mlp import MLPSpec
 from ifcheck.objective import Objective
 from tests.benchmarks.images import repeats_to_tell, timed
+from tests.benchmarks.sequential_loop import one_thread
 
 OURS = "ifcheck"
 TOLERANCE = 1e-8  # of two results, relative: both are float64
@@ -88,17 +88,7 @@ def growth() -> Iterator[Growth]:
             yield pool.submit(_grown, count).result()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@one_thread()
 def _grown(count: int) -> Growth:
     network = initialise(MLPSpec(1, 5), (4,), 3, 0, torch.float64)
     inputs, targets = _rows(count, (4,), 3)
@@ -111,7 +101,7 @@ def _grown(count: int) -> Growth:
     return Growth(count, blocks, before, _resident())
 
 
-@_one_thread()
+@one_thread()
 def _compare(name: str, network: Network, train: tuple[Tensor, Tensor], rounds: int) -> Line:
     inputs, targets = train
     step = rows_at_once(network, inputs)

@@ -44,7 +44,17 @@ LAYERS = [
 ]
 TERMINAL = {"typer", "rich", "click"}  # for cli alone
 LIGHT = {"errors", "config", "registry"}  # free of numbers
-NUMBERS = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "pyhessian", "safetensors"}
+NUMBERS = {
+    "torch",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "statsmodels",
+    "matplotlib",
+    "pyhessian",
+    "safetensors",
+}
 FILE_LINES, FUNCTION_LINES = 350, 60
 
 FILES = {

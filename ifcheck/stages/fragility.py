@@ -28,7 +28,7 @@ from ifcheck.stages.cells import (
     retrain_name,
 )
 from ifcheck.stages.eigen import eigen
-from ifcheck.stages.evaluate import evaluate
+from ifcheck.stages.evaluate import Evaluation, evaluate
 from ifcheck.stages.forecast import forecast
 from ifcheck.stages.influence import check_estimator, influence
 from ifcheck.stages.reporting import Prefixed, Reporter, Silent
@@ -73,6 +73,7 @@ class Study:
     tests: list[Row]
     costs: dict[str, Cost] = field(default_factory=dict)  # by stage, retraining by truth
     paths: list[Row] = field(default_factory=list)  # along dampings, where that was asked for
+    gaps: list[Row] = field(default_factory=list)  # step by step, where truths removed the same
 
 
 @stage
@@ -103,10 +104,11 @@ def fragility(
     for cell in cells:
         try:
             files = _CellFiles.ensure(cell, out / "cells" / cell.id, trunks, reporter)
-            results, rows, paths = files.evaluate()
+            results, rows, evaluation = files.evaluate()
             study.results.extend(results)
             study.summaries.extend(rows)
-            study.paths.extend(paths)
+            study.paths.extend({**cell.columns, **row} for row in evaluation.paths)
+            study.gaps.extend({**cell.columns, **row} for row in evaluation.gaps)
             finished.append(files)
             for step, artifact in files.made:
                 study.costs.setdefault(step, Cost()).add(artifact)
@@ -124,8 +126,9 @@ def fragility(
         )
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
-    if study.paths:
-        write_csv(out / "paths.csv", study.paths, list(study.paths[0]))
+    for name, found in {"paths": study.paths, "gaps": study.gaps}.items():
+        if found:
+            write_csv(out / f"{name}.csv", found, list(found[0]))
     shown = of_first_size([files.cell for files in finished])
     panels = [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
@@ -255,8 +258,8 @@ class _CellFiles:
         """Return how long the cell's artifacts took to make, all together."""
         return float(sum(artifact.meta["seconds"] for _, artifact in self.made))
 
-    def evaluate(self) -> tuple[list[Row], list[Row], list[Row]]:
-        """Return the cell's rows for `results.csv`, for `summary.csv` and for `paths.csv`."""
+    def evaluate(self) -> tuple[list[Row], list[Row], Evaluation]:
+        """Return the cell's rows for `results.csv` and `summary.csv`, and all that was found."""
         evaluation = evaluate(
             self.cell.config,
             [artifact.path for artifact in self.influences],
@@ -270,7 +273,7 @@ class _CellFiles:
         rows = summaries.summary_rows(
             columns, evaluation, self.trained, self.eigen, self.dense, self.seconds
         )
-        return results, rows, [{**columns, **row} for row in evaluation.paths]
+        return results, rows, evaluation
 
     def pictures(self, reporter: Reporter, title: str) -> pictures.CellPictures:
         """Return what figures 4 and 5 show of this cell, from its first finished seed."""

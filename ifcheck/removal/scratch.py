@@ -88,10 +88,11 @@ def _tasks(problem: RemovalProblem, networks: Sequence[Network]) -> Iterator[tup
     each = len(weights) // len(networks)
     (inputs, targets), (tests, test_targets) = problem.train, problem.test
     step = max(1, memory.LARGEST_IN_MEMORY // (COPIES * start[0].nbytes))
+    in_double = copy.deepcopy(networks[0]).double()
     for own in [part for kind in _order(problem) for part in kind.split(step)]:
         of_network = own // each
         judged = Task(
-            network=networks[0],
+            network=in_double,
             objective=problem.objective,
             parameters=start[of_network.to(start.device)],
             inputs=inputs[None],
@@ -103,6 +104,7 @@ def _tasks(problem: RemovalProblem, networks: Sequence[Network]) -> Iterator[tup
         )
         trained = replace(
             judged,
+            network=networks[0],
             inputs=inputs[None].to(start.dtype),
             weights=judged.weights.to(start.dtype),
             probe_inputs=tests[None].to(start.dtype),

@@ -318,3 +318,15 @@ def test_numbers_of_features_in_files_are_those_of_features_in_memory(
             assert set(found) == set(expected)
             for key in set(found) - {"meta"}:
                 np.testing.assert_array_equal(found[key], expected[key], err_msg=f"{name}: {key}")
+
+
+def test_networks_of_both_kinds_are_trained_again_from_the_start(made, tmp_path):
+    config, run, _ = made
+    again = dataclasses.replace(
+        config, retrain=dataclasses.replace(config.retrain, truth="scratch", params="all")
+    )
+    found = retrain(again, [run], tmp_path / "scratch.npz")
+    drift = found["null_loss_after"] - found["loss_before"]
+    assert np.abs(drift).max() < 1e-6  # the sums of float32 depend on how many models there are
+    changes = found["loss_after"] - found["null_loss_after"][..., None]
+    assert np.abs(changes).min() > 1e-5

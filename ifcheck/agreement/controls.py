@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,15 +81,20 @@ def permutation_test(pairs: Sequence[Sequence[Pair]], samples: int, seed: int) -
 
 
 def hierarchical_interval(
-    pairs: Sequence[Sequence[Pair]], samples: int, confidence: float, seed: int
+    pairs: Sequence[Sequence[Pair]],
+    samples: int,
+    confidence: float,
+    seed: int,
+    signed: bool = False,
 ) -> Interval:
-    """Return the mean |Spearman| with an interval over seeds, test points and removals.
+    """Return the mean |Spearman|, or Spearman, with an interval over seeds, tests and removals.
 
     `pairs` holds those of each test point of each seed. Every resample draws seeds, then test
     points within each, and removals within each seed, for its test points alike, all with
     replacement. |Spearman| of resampled removals is larger where there is little agreement, by
     noise that counts twice: the interval is of the resamples' deviations from their own mean, and
-    rather wide. Seeds without any correlation are left out.
+    rather wide. Of one seed it is over its test points and removals alone. Seeds without any
+    correlation are left out.
     Raises: ValueError unless 0 < confidence < 1.
     """
     if not 0 < confidence < 1:
@@ -96,13 +102,13 @@ def hierarchical_interval(
     usable = usable_seeds(pairs)
     if not usable:
         return Interval(math.nan, math.nan, math.nan, "no pair has a correlation")
-    each = [np.mean([abs(_correlation(*pair)) for pair in own]) for own in usable]
+    size: Callable[[Any], Any] = np.asarray if signed else np.abs
+    each = [np.mean(size([_correlation(*pair) for pair in own])) for own in usable]
     value = float(np.mean(each))
-    if len(usable) < 2 or samples < 1:
-        reason = "one seed has no interval" if samples else "no resamples were asked for"
-        return Interval(value, math.nan, math.nan, reason)
+    if samples < 1:
+        return Interval(value, math.nan, math.nan, "no resamples were asked for")
     generator = np.random.default_rng(seed)
-    resampled = [_resampled_seed(own, samples, generator) for own in usable]
+    resampled = [size(_resampled_seed(own, samples, generator)) for own in usable]
     means = np.zeros(samples)
     for _ in usable:
         chosen = generator.integers(0, len(usable), samples)
@@ -114,7 +120,7 @@ def hierarchical_interval(
     means /= len(usable)
     centred = means - means.mean() + value
     low, high = np.quantile(centred, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, max(0.0, float(low)), min(1.0, float(high)))
+    return Interval(value, max(-1.0 if signed else 0.0, float(low)), min(1.0, float(high)))
 
 
 def usable_seeds(pairs: Sequence[Sequence[Pair]]) -> list[list[Pair]]:
@@ -192,7 +198,7 @@ def _correlation(predicted: Floats, true: Floats) -> float:
 
 
 def _resampled_seed(pairs: Sequence[Pair], samples: int, generator: np.random.Generator) -> Floats:
-    """Return |Spearman| of each test point for resampled removals. Shape: (tests, samples).
+    """Return Spearman of each test point for resampled removals. Shape: (tests, samples).
 
     0 where a resample does not vary.
     """
@@ -202,6 +208,6 @@ def _resampled_seed(pairs: Sequence[Pair], samples: int, generator: np.random.Ge
     for pair in pairs:
         first, second = (resampled_ranks(values, draws) - (n + 1) / 2 for values in pair)
         sizes = np.sqrt((first**2).sum(0) * (second**2).sum(0))
-        products = np.abs((first * second).sum(0))
+        products = (first * second).sum(0)
         found.append(np.divide(products, sizes, out=np.zeros(samples), where=sizes > 0))
     return np.stack(found)

@@ -90,6 +90,16 @@ def finite_median(values: ArrayLike) -> float:
     return float(np.median(used)) if used.size else math.nan
 
 
+def ratio_median(values: ArrayLike) -> float:
+    """Give the median of ratios, infinite where nothing was divided by; nan if there is none."""
+    array = np.asarray(values, dtype=np.float64)
+    used = np.sort(array[~np.isnan(array)], axis=None)
+    if not used.size:
+        return math.nan
+    low, high = used[(used.size - 1) // 2], used[used.size // 2]
+    return float(high if low == high else (low + high) / 2)
+
+
 def one_way_anova(groups: Mapping[str, ArrayLike]) -> TestResult:
     """Test whether the groups' means differ; values of shape (seeds,), lengths may differ.
 

@@ -41,6 +41,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "train_ids": "N",
         "test_ids": "ST",
         "scores": "STN",
+        "null_scores": "ST?",
         "rel_residual": "ST",
         "converged": "ST",
         "steps": "ST?",

@@ -200,6 +200,13 @@ MinSpearman = Annotated[
     float | None,
     typer.Option("--min-spearman", help="Exit with code 1 if a mean |Spearman| is below."),
 ]
+Require = Annotated[
+    str | None,
+    typer.Option(
+        "--require",
+        help="trust, or ranking: exit with code 1 if a verdict is less.",
+    ),
+]
 
 # Everywhere
 ConfigFile = Annotated[

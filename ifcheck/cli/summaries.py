@@ -64,6 +64,14 @@ def misses_threshold(summaries: Sequence[Mapping[str, Any]], least: float | None
     return not all(summary.get("abs_spearman_mean", np.nan) >= least for summary in counted)
 
 
+def misses_requirement(summaries: Sequence[Mapping[str, Any]], required: str | None) -> bool:
+    """Return whether a pair's verdict is less than what the user asked for."""
+    from ifcheck.agreement.verdict import meets
+
+    verdicts = [summary["verdict"] for summary in summaries if summary.get("verdict")]
+    return required is not None and not all(meets(verdict, required) for verdict in verdicts)
+
+
 def describe_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return an artifact's metadata with one line per fact."""
     facts = {

@@ -19,7 +19,7 @@ def show_agreement(summaries: Sequence[Row]) -> None:
     """Show one row per pair of an influence file and a retrain file."""
     rows = [
         [
-            _pair_name(s),
+            pair_name(s),
             interval(s["abs_spearman_mean"], s["abs_spearman_ci95"]),
             number(s["spearman_median"]),
             *_scale(s),
@@ -42,7 +42,7 @@ def show_agreement(summaries: Sequence[Row]) -> None:
     groups = f", groups of {' and '.join(map(str, sizes))} rows" if sizes else ""
     terminal.show_table(f"agreement of predicted and true changes{groups}", columns, rows)
     for summary in summaries:
-        _show_remarks(_pair_name(summary), summary)
+        _show_remarks(pair_name(summary), summary)
 
 
 def _scale(summary: Row) -> list[str]:
@@ -57,7 +57,7 @@ def show_controls(summaries: Sequence[Row]) -> None:
     """Show what each agreement is to be held against."""
     rows = [
         [
-            _pair_name(s),
+            pair_name(s),
             _between(s["abs_spearman_low"], s["abs_spearman_high"]),
             number(s["chance_p"], 2),
             number(s["power"], 2),
@@ -109,7 +109,7 @@ def show_paths(paths: Sequence[Row]) -> None:
     """Show a table for each pair whose scores have a path of dampings."""
     pairs: dict[str, list[Row]] = {}
     for row in paths:
-        pairs.setdefault(_pair_name(row), []).append(row)
+        pairs.setdefault(pair_name(row), []).append(row)
     for name, rows in pairs.items():
         terminal.show_table(
             f"{name} along the damping",
@@ -128,7 +128,7 @@ def show_paths(paths: Sequence[Row]) -> None:
         )
 
 
-def _pair_name(summary: Row) -> str:
+def pair_name(summary: Row) -> str:
     """Return the two files' names without what all of them have in common."""
     prediction = summary["influence"].removesuffix(".npz").removeprefix("influence-")
     truth = summary["retrain"].removesuffix(".npz").removeprefix("retrain-")

@@ -91,13 +91,17 @@ def show_json(values: Any) -> None:
 
 
 def show_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], dense: bool = False
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    dense: bool = False,
+    texts: int = 1,
 ) -> None:
-    """Print a table; the first column is text, the others are numbers."""
+    """Print a table; the first `texts` columns are text, the others are numbers."""
     padding = (0, 0 if dense else 1, 0, 0)
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=padding)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if index < texts else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     stdout().print(table)
@@ -115,7 +119,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a number with some significant digits, or a dash where it is undefined."""
     if value is None or value != value:
         return UNDEFINED
-    return f"{value:.{digits}g}"
+    return "∞" if value == float("inf") else f"{value:.{digits}g}"
 
 
 @dataclass

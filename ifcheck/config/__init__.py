@@ -12,6 +12,7 @@ from ifcheck.config.merge import (
 from ifcheck.config.sections import (
     Config,
     DataConfig,
+    DiagnoseConfig,
     EigenConfig,
     EvaluateConfig,
     InfluenceConfig,
@@ -19,6 +20,7 @@ from ifcheck.config.sections import (
     RunConfig,
     StudyConfig,
     TrainConfig,
+    VerdictConfig,
 )
 from ifcheck.config.values import Choice, Normalisation, parse_integers
 
@@ -26,6 +28,7 @@ __all__ = [
     "Choice",
     "Config",
     "DataConfig",
+    "DiagnoseConfig",
     "EigenConfig",
     "EvaluateConfig",
     "InfluenceConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "RunConfig",
     "StudyConfig",
     "TrainConfig",
+    "VerdictConfig",
     "config_from_dict",
     "differences",
     "flatten",

@@ -132,6 +132,39 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class VerdictConfig:
+    """When scores count as right: the one place of all thresholds, each with its reason.
+
+    `clear_*` pass a check, between them and the other bound is a warning.
+    """
+
+    # Three of four pairs of rows in the right order: 1/2 + asin(0.7) / pi of normal values.
+    min_rank: Correlation = 0.7
+    # So many removals and seeds tell a Spearman of `min_rank` from none with this probability.
+    min_power: Share = 0.8
+    # Half of the variance of the mean over replicates is no noise; below it, dividing by the noise
+    # ceiling makes chance look like agreement.
+    min_reliability: Share = 0.5
+    # Signs as pairs: three of four.
+    min_signs: Share = 0.75
+    # True on predicted changes, or its inverse: right within a factor of two.
+    max_factor: PositiveFloat = 2.0
+    # About the identity: half of the variance of true changes is predicted, scale included.
+    min_r2: Correlation = 0.5
+    # Spread of true changes over what removing nothing changes: below 1 the drift is the larger,
+    # above 10 it is a digit behind. The same of predicted changes, for one Newton step.
+    min_signal_to_drift: PositiveFloat = 1.0
+    clear_signal_to_drift: PositiveFloat = 10.0
+    # Spread of true changes over the resolution of the type: below 10 ranks are of rounding.
+    min_signal_to_resolution: PositiveFloat = 10.0
+    clear_signal_to_resolution: PositiveFloat = 100.0
+    # Relative residual of the solve: above 0.1 a score can be off by a tenth and more.
+    max_residual: PositiveFloat = 0.1
+    clear_residual: PositiveFloat = 1e-3
+    require: Literal["trust", "ranking"] | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class StudyConfig:
     """What `fragility` sweeps.
 
@@ -146,6 +179,24 @@ class StudyConfig:
     variant_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     estimators: Names = ("objective", "paper", "authors")
     truths: Names = ("warm", "newton")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DiagnoseConfig:
+    """Which predictions `diagnose` follows to which truths; one that a network lacks is left out.
+
+    `replicates` are of truths that depend on a seed, whose noise nothing else tells.
+    """
+
+    estimators: Names = (
+        "objective",
+        "gradient-dot",
+        "gradient-cosine",
+        "train-loss",
+        "same-class",
+    )
+    truths: Names = ("pbrf", "newton", "warm", "scratch")
+    replicates: Positive = 2
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -169,7 +220,9 @@ class Config:
     retrain: RetrainConfig = RetrainConfig()
     eigen: EigenConfig = EigenConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    verdict: VerdictConfig = VerdictConfig()
     study: StudyConfig = StudyConfig()
+    diagnose: DiagnoseConfig = DiagnoseConfig()
     run: RunConfig = RunConfig()
 
     def to_dict(self) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class TruthMethod(Protocol):
     has_trajectory: ClassVar[bool]  # whether losses can be recorded along the way
     trains_again: ClassVar[bool]  # from initialisation, by the recipe of the training
     normalisation: ClassVar[Normalisation | None]  # that it is defined with; None: what is asked
+    proximal: ClassVar[bool]  # about the network as it was trained, near an optimum or not
+    # Its place in the chain from a prediction to the training itself, each of whose members takes
+    # back one more simplification, and what that one is called.
+    place: ClassVar[int]
+    takes_back: ClassVar[str]
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
         """Say why retraining `params` of such a network depends on no seed; None where it does."""

@@ -293,6 +293,9 @@ class Newton:
     has_trajectory: ClassVar[bool] = False
     trains_again: ClassVar[bool] = False
     normalisation: ClassVar[Normalisation | None] = None
+    proximal: ClassVar[bool] = False
+    place: ClassVar[int] = 2
+    takes_back: ClassVar[str] = "distance of the trained network from its optimum"
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
         return "the head's optimum is the same whatever the seed"

@@ -94,6 +94,9 @@ class ProximalBregman:
     # The response subtracts the rows' share of a mean over all rows: there is no mean over the rest
     # whose minimum it is.
     normalisation: ClassVar[Normalisation | None] = "n"
+    proximal: ClassVar[bool] = True
+    place: ClassVar[int] = 1
+    takes_back: ClassVar[str] = "linearisation and solver"
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
         return "the response is the same whatever the seed"

@@ -38,6 +38,9 @@ class Scratch:
     has_trajectory: ClassVar[bool] = True
     trains_again: ClassVar[bool] = True
     normalisation: ClassVar[Normalisation | None] = None
+    proximal: ClassVar[bool] = False
+    place: ClassVar[int] = 4
+    takes_back: ClassVar[str] = "training again from initialisation"
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
         return None

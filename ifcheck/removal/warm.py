@@ -37,6 +37,9 @@ class Warm:
 
     has_trajectory: ClassVar[bool] = True
     normalisation: ClassVar[Normalisation | None] = None
+    proximal: ClassVar[bool] = False
+    place: ClassVar[int] = 3
+    takes_back: ClassVar[str] = "retraining that does not reach the optimum"
     trains_again: ClassVar[bool] = False
 
     def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:

@@ -5,7 +5,7 @@ from ifcheck.scores import baselines as _baselines  # noqa: F401
 from ifcheck.scores import first_order as _first_order  # noqa: F401 (registers itself)
 from ifcheck.scores import newton_step as _newton_step  # noqa: F401
 from ifcheck.scores import second_order as _second_order  # noqa: F401
-from ifcheck.scores.base import STEPS, GroupScores, Scores, Step
+from ifcheck.scores.base import STEPS, GroupScores, Scores, Step, null_scores
 from ifcheck.scores.estimators import ESTIMATORS, Estimator, resolve_estimator
 from ifcheck.scores.path import DampingPath, damping_path
 
@@ -19,6 +19,7 @@ __all__ = [
     "Step",
     "damping_path",
     "influence_scores",
+    "null_scores",
     "resolve_estimator",
 ]
 

@@ -106,6 +106,16 @@ def row_products(model: LocalModel, estimator: Estimator, solved: Tensor) -> Ten
     return products + denominator_drop(estimator) * (solved @ model.regulariser_gradient)[:, None]
 
 
+def null_scores(model: LocalModel, solved: Tensor) -> Tensor:
+    """Predict what removing nothing changes, from solved x = H^-1 g_t (tests, params).
+
+    One Newton step of the training objective R moves the test loss by -x^T grad R: zero where
+    training ended at a stationary point. Shape: (tests,), in nats.
+    """
+    every = torch.full((1, model.rows), 1 / model.rows).to(solved)
+    return -solved @ (model.train_sums(every)[0] + model.regulariser_gradient)
+
+
 def group_gradients(model: LocalModel, estimator: Estimator, groups: Tensor) -> Tensor:
     """Return sum g_i, or sum (g_i + grad Omega) for n - 1, over each group (groups, k).
 

@@ -42,20 +42,36 @@ class Controls:
 
     def summary(self, settings: EvaluateConfig) -> Row:
         """Return what the pair's mean |Spearman| is to be held against."""
-        samples = settings.bootstrap_samples
-        interval = hierarchical_interval(self.pairs, samples, settings.confidence, SEED)
+        samples, confidence = settings.bootstrap_samples, settings.confidence
+        interval = hierarchical_interval(self.pairs, samples, confidence, SEED)
+        signed = hierarchical_interval(self.pairs, samples, confidence, SEED, signed=True)
         usable = usable_seeds(self.pairs)
-        power = math.nan
-        if usable:
-            removals = min(len(predicted) for own in usable for predicted, _ in own)
-            power = detection_power(DETECTABLE, removals, len(usable))
+        removals = min((len(predicted) for own in usable for predicted, _ in own), default=0)
         return {
             "abs_spearman_low": interval.low,
             "abs_spearman_high": interval.high,
             "abs_spearman_interval_reason": interval.reason or "",
+            "spearman_low": signed.low,
+            "spearman_high": signed.high,
             "chance_p": permutation_test(self.pairs, samples, SEED),
-            "power": power,
+            "power": detection_power(DETECTABLE, removals, len(usable)),
+            "removals_compared": removals,
+            "seeds_compared": len(usable),
         }
+
+
+def predicted_drift(influence: Artifact, place: int, test: int, predicted: Floats) -> Row:
+    """Return what scores say of removing nothing, and their spread (K,) over it.
+
+    nan for baselines, and where the file does not tell.
+    """
+    drift, ratio = math.nan, math.nan
+    if "null_scores" in influence.arrays:
+        drift = float(influence["null_scores"][place, test])
+        if len(predicted) > 1:
+            spread = float(predicted.std(ddof=1))
+            ratio = math.inf if drift == 0 else spread / abs(drift)
+    return {"predicted_drift": drift, "predicted_to_drift": ratio}
 
 
 def noise_of(changes: Floats, drift: float, loss: float, retrain: Artifact) -> Row:

@@ -16,15 +16,18 @@ from typing import Any
 from ifcheck.artifacts import find_checkpoints
 from ifcheck.config import Config, replace_section
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
+from ifcheck.errors import UnusableInput
 from ifcheck.memory import peak_memory_bytes
 from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
 from ifcheck.stages.damping import check_held_out
+from ifcheck.stages.diagnose import Files, Part, parts_of, runs_of
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.forecast import HEAVY
 from ifcheck.stages.fragility import check_study
 from ifcheck.stages.influence import influence
+from ifcheck.stages.reporting import Silent
 from ifcheck.stages.retrain import retrain, with_truth
 from ifcheck.stages.run import trained_configuration
 from ifcheck.stages.setup import make_setup
@@ -137,6 +140,34 @@ def estimate_study(config: Config) -> Estimate:
     for alike in by_size.values():
         _add_cell(estimate, alike)
     return estimate
+
+
+def estimate_diagnosis(config: Config, sources: Sequence[Path]) -> Estimate:
+    """Return what `ifcheck diagnose` would need for the files that no run has yet."""
+    estimate = Estimate({"start": STARTUP_SECONDS, "evaluate": 0.0})
+    for own in runs_of(sources).values():
+        files = Files.of(own, Silent(), {})
+        ranked_by: Path | None = None
+        for part in parts_of(trained_configuration(own, config)):
+            found = files.found(part)
+            if found is not None:
+                ranked_by = ranked_by or found.path
+                continue
+            try:
+                needed = _needed(part, own, ranked_by)
+            except UnusableInput:
+                continue  # the network lacks it: it is left out
+            estimate.add(part.what, needed.seconds[part.kind])
+            estimate.disk_bytes += needed.disk_bytes
+    return estimate
+
+
+def _needed(part: Part, sources: Sequence[Path], ranked_by: Path | None) -> Estimate:
+    """Return what one file of a diagnosis would need."""
+    if part.kind == "retrain":
+        return estimate_retraining(part.config, sources, ranked_by)
+    of_kind = {"influence": estimate_influence, "eigen": estimate_eigenvalues}
+    return of_kind[part.kind](part.config, sources)
 
 
 def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:

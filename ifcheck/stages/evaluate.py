@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,20 +20,25 @@ from ifcheck.agreement.statistics import (
     finite_median,
     mean_interval,
     rank_correlation,
+    ratio_median,
 )
 from ifcheck.artifacts import Artifact, read_artifact
-from ifcheck.config import Config, EvaluateConfig
+from ifcheck.config import Config
 from ifcheck.errors import ArtifactMismatch
 from ifcheck.stages.changes import changes_of
-from ifcheck.stages.controls import Controls, beside_baselines, is_baseline, noise_of
+from ifcheck.stages.controls import (
+    Controls,
+    beside_baselines,
+    is_baseline,
+    noise_of,
+    predicted_drift,
+)
 from ifcheck.stages.damping import path_agreement
 from ifcheck.stages.gaps import gap_summaries
 from ifcheck.stages.removals import predicted_changes, removed_rows
 from ifcheck.stages.tables import write_json
+from ifcheck.stages.verdicts import with_verdict
 
-# Below it most of the spread of the mean over replicates is noise, and dividing by its root makes
-# chance look like agreement.
-LOW_RELIABILITY = 0.5
 BOOTSTRAP_SEED = 0  # resamples are shared by all records, so that their intervals compare
 
 
@@ -87,11 +93,18 @@ def evaluate(
     pairs, summaries, paths = [], [], []
     for predicted in influences:
         for true in retrains:
-            pair, controls = _compare(predicted, true, eigen, config.evaluate)
+            pair, controls = _compare(predicted, true, eigen, config)
             pairs.append(pair)
-            summaries.append(_summarise(pair, predicted, true) | controls.summary(config.evaluate))
+            summary = _summarise(pair, predicted, true, config.verdict.min_reliability)
+            summaries.append(summary | controls.summary(config.evaluate))
             paths += path_agreement(predicted, true)
-    summaries = beside_baselines(summaries, pairs)
+    files = list(itertools.product(influences, retrains))
+    summaries = [
+        with_verdict(summary, predicted, true, config.verdict)
+        for summary, (predicted, true) in zip(
+            beside_baselines(summaries, pairs), files, strict=True
+        )
+    ]
     records = [record for pair in pairs for record in pair]
     parents = _digests(everything)
     gaps = gap_summaries(influences, retrains)
@@ -138,14 +151,14 @@ def _require_same_test_points(first: Artifact, artifact: Artifact) -> None:
 
 
 def _compare(
-    influence: Artifact, retrain: Artifact, eigen: Artifact | None, settings: EvaluateConfig
+    influence: Artifact, retrain: Artifact, eigen: Artifact | None, config: Config
 ) -> tuple[list[dict[str, Any]], Controls]:
     """Return one record per seed and test point, and what controls need to know.
 
     All files share seeds by their checkpoints. Where the truth has replicates, changes are means
     over them; see `changes_of`.
     """
-    records, controls = [], Controls()
+    records, controls, settings = [], Controls(), config.evaluate
     changes = changes_of(retrain)
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = retrain["seeds"].tolist().index(seed)
@@ -176,11 +189,12 @@ def _compare(
                     "replicates": changes.replicates,
                     **reliable.to_record(),
                     "spearman_corrected": found.spearman / reliable.noise_ceiling
-                    if reliable.reliability >= LOW_RELIABILITY
+                    if reliable.reliability >= config.verdict.min_reliability
                     else math.nan,
                     **noise_of(each, drift, loss, retrain),
                     "test_loss": loss,
                     "null_drift": drift,
+                    **predicted_drift(influence, s, t, predicted[t]),
                     "true_change_median": finite_median(np.abs(corrected)),
                     "rel_residual": float(influence["rel_residual"][s, t]),
                     "converged_share": float(retrain["converged"][place].mean()),
@@ -206,7 +220,10 @@ def _status(retrain: Artifact, after: NDArray[np.float64], kept: NDArray[np.bool
 
 
 def _summarise(
-    records: list[dict[str, Any]], influence: Artifact, retrain: Artifact
+    records: list[dict[str, Any]],
+    influence: Artifact,
+    retrain: Artifact,
+    min_reliability: float,
 ) -> dict[str, Any]:
     """Return the pair's means, medians and intervals over seeds and test points."""
 
@@ -243,7 +260,7 @@ def _summarise(
         "true_change_median": finite_median(values("true_change_median")),
         "rel_residual_max": float(np.max(values("rel_residual"))),
         "converged_share": finite_mean(values("converged_share")),
-        **_noise(records[0]["replicates"], values),
+        **_noise(records[0]["replicates"], values, min_reliability),
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
         "top_eigenvalue_link_reason": link.reason or "",
@@ -261,17 +278,25 @@ def _summarise(
     }
 
 
-def _noise(replicates: int, values: Callable[[str], NDArray[np.float64]]) -> dict[str, Any]:
+def _noise(
+    replicates: int, values: Callable[[str], NDArray[np.float64]], min_reliability: float
+) -> dict[str, Any]:
     """Return how much of the true changes is noise, from the records' values by name."""
     return {
         "replicates": replicates,
         "reliability_median": finite_median(values("reliability")),
         "noise_ceiling_median": finite_median(values("noise_ceiling")),
-        "reliability_low": int((~(values("reliability") >= LOW_RELIABILITY)).sum()),
+        "reliability_low": int((~(values("reliability") >= min_reliability)).sum()),
         "abs_spearman_corrected_mean": finite_mean(np.abs(values("spearman_corrected"))),
-        "signal_to_drift_median": finite_median(values("signal_to_drift")),
-        "signal_to_replicates_median": finite_median(values("signal_to_replicates")),
-        "signal_to_resolution_median": finite_median(values("signal_to_resolution")),
+        **{
+            f"{name}_median": ratio_median(values(name))
+            for name in (
+                "predicted_to_drift",
+                "signal_to_drift",
+                "signal_to_replicates",
+                "signal_to_resolution",
+            )
+        },
     }
 
 

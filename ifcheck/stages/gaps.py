@@ -9,18 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ifcheck.agreement.gaps import Decomposition, decompose
+from ifcheck.agreement.reliability import reliability
 from ifcheck.agreement.statistics import finite_median
 from ifcheck.artifacts import Artifact
+from ifcheck.removal import TRUTHS
 from ifcheck.stages.changes import changes_of
 from ifcheck.stages.controls import is_baseline
 from ifcheck.stages.removals import predicted_changes, removed_rows
 
 Row = dict[str, Any]
-
-# Each truth takes back one more simplification of the prediction: that the loss is its quadratic
-# model, that outputs stay near the trained ones, that retraining converges, that it stays in the
-# basin.
-ORDER = ("pbrf", "newton", "warm", "scratch")
 
 
 def gap_summaries(influences: Sequence[Artifact], retrains: Sequence[Artifact]) -> list[Row]:
@@ -46,19 +43,19 @@ def _moves_enough(influence: Artifact, retrain: Artifact) -> bool:
 
 
 def _chain(retrains: Sequence[Artifact]) -> list[Artifact]:
-    """Return truths in order, the most that removed the same; of each name the first.
+    """Return truths in their places, the most that removed the same; of each name the first.
 
     Groups leave a mean over fewer rows than n by far: there a truth with another denominator than
     the last one's would count that for a step.
     """
-    known = [r for r in retrains if _truth(r) in ORDER and not r.meta["reasons"]]
+    known = [retrain for retrain in retrains if not retrain.meta["reasons"]]
     chains: list[list[Artifact]] = []
     for start in known:
         by_truth: dict[str, Artifact] = {}
         for other in known:
             if _removes_the_same(start, other):
                 by_truth.setdefault(_truth(other), other)
-        chains.append([by_truth[name] for name in ORDER if name in by_truth])
+        chains.append(sorted(by_truth.values(), key=lambda r: TRUTHS.create(_truth(r)).place))
     longest = max(chains, key=len, default=[])
     if longest and removed_rows(longest[0]).shape[2] > 1:
         last = _normalisation(longest[-1])
@@ -113,16 +110,52 @@ def _pooled(
             f"{name}_median": finite_median([getattr(own, name) for own in same])
             for name in ("spearman", "slope", "error")
         }
-        rows.append(
-            {
-                "influence": influence.path.name,
-                "before": step.before,
-                "after": step.after,
-                "retrain": chain[place].path.name,  # of the latter
-                "share": projection / total if total > 0 else float("nan"),
-                **numbers,
-                "gap_median": finite_median([decomposition.error for decomposition in found]),
-                "n": len(same),
-            }
-        )
+        row = {
+            "influence": influence.path.name,
+            "estimator": influence.meta["config"]["influence"]["estimator"],
+            "before": step.before,
+            "after": step.after,
+            "retrain": chain[place].path.name,  # of the latter
+            "share": projection / total if total > 0 else float("nan"),
+            **numbers,
+            "gap_median": finite_median([decomposition.error for decomposition in found]),
+            "n": len(same),
+        }
+        rows.append(row | {"sentence": _sentence(row, chain[place])})
     return rows
+
+
+def _sentence(row: Row, truth: Artifact) -> str:
+    """Say of one step what it is, what it does and how much of the gap it explains.
+
+    A step takes back everything that stands between its ends, also what no truth was there for.
+    """
+    first = 0 if row["before"] == "predicted" else TRUTHS.create(row["before"]).place
+    last = TRUTHS.create(row["after"]).place
+    methods = sorted((TRUTHS.create(name) for name in TRUTHS), key=lambda method: method.place)
+    taken = [method.takes_back for method in methods if first < method.place <= last]
+    what = ", ".join(taken[:-1]) + (" and " if len(taken) > 1 else "") + taken[-1]
+    share = "none" if row["share"] != row["share"] else f"{row['share']:.0%}"
+    return (
+        f"{row['before']} to {row['after']}: {share} of the gap is {what}; Spearman "
+        f"{row['spearman_median']:.3f}, slope {row['slope_median']:.3g}; {_circumstances(truth)}."
+    )
+
+
+def _circumstances(truth: Artifact) -> str:
+    """Say what a truth was found under that may be why it differs from the one before."""
+    changes = changes_of(truth)
+    drift = finite_median(np.abs(changes.null_drift))
+    change = finite_median(np.abs(changes.drift_corrected))
+    converged = float(truth["converged"].mean())
+    told = [
+        f"removing nothing changes the test loss by {drift:.2g} nats, a removal by {change:.2g}"
+    ]
+    if converged < 1:
+        told.append(f"{converged:.0%} of the retrainings end at an optimum")
+    each = changes.each.reshape(-1, *changes.each.shape[2:])
+    noise = [reliability(own) for own in each]
+    if changes.replicates > 1:
+        ceiling = finite_median([own.noise_ceiling for own in noise])
+        told.append(f"a perfect prediction of it would have a Spearman of {ceiling:.2f}")
+    return "; ".join(told)

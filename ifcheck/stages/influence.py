@@ -67,6 +67,7 @@ def influence(
         for name in ("scores", "rel_residual", "converged", "steps"):
             arrays[name] = arrays[f"path_{name}"][:, chosen.place]
         arrays["held_out_ids"] = held_out.removed_ids
+        del arrays["null_scores"]  # of another damping
         described["influence"]["damping"] = chosen.meta["damping"]
         reasons = {network.path_reasons[chosen.place] for network in networks}
         meta["damping_chosen"] = chosen.meta

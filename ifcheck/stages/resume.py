@@ -50,6 +50,8 @@ def _identity(config: Config) -> dict[str, Any]:
     described["run"] = {key: described["run"][key] for key in ("device", "engine")}
     described["data"].pop("data_dir")
     described["evaluate"].pop("min_spearman")
+    for section in ("verdict", "diagnose"):  # the one comes anew every time, the other is not run
+        described.pop(section)
     device = make_setup(config).device  # what "auto" means on this machine
     described["run"]["device"] = str(device)
     described["code"] = provenance.code_revision()

@@ -65,6 +65,7 @@ def retrain(
         "config": run.setup.describe("retrain"),
         "parents": run.parents,
         "reasons": list(truth.reasons),
+        "deterministic": why_no_replicates(run.setup) or "",
         "group_size": removed.shape[2],
         "inputs": input_digests(run, influence_file if ranked else None),
         **run.setup.environment(started, truth.engine, truth.dtype),

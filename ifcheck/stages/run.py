@@ -52,11 +52,8 @@ class Run:
 
     @property
     def parents(self) -> dict[str, str]:
-        """SHA-256 of each checkpoint, by name; by path where names repeat."""
-        paths = [checkpoint.path for checkpoint in self.checkpoints]
-        unique = len({path.name for path in paths}) == len(paths)
-        names = [path.name if unique else path.as_posix() for path in paths]
-        return {n: c.digest for n, c in zip(names, self.checkpoints, strict=True)}
+        """SHA-256 of each checkpoint, see `digests_of`."""
+        return digests_of(self.checkpoints)
 
     @property
     def elements(self) -> int:
@@ -83,6 +80,14 @@ class Run:
                 )
             flats.append(layout.flatten(read_checkpoint(path).state))
         return torch.stack(flats).to(self.setup.device)
+
+
+def digests_of(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the SHA-256 of each checkpoint, by name; by path where names repeat."""
+    paths = [checkpoint.path for checkpoint in checkpoints]
+    unique = len({path.name for path in paths}) == len(paths)
+    names = [path.name if unique else path.as_posix() for path in paths]
+    return {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
 
 
 def load_run(

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from ifcheck.curvature.local import LocalModel, local_model
 from ifcheck.engines import run_each
-from ifcheck.scores import STEPS, DampingPath, Scores, damping_path, influence_scores
+from ifcheck.scores import (
+    STEPS,
+    DampingPath,
+    Scores,
+    damping_path,
+    influence_scores,
+    null_scores,
+)
 from ifcheck.solvers import Solution
 from ifcheck.stages.removals import check_removals, largest_groups, select_removals
 from ifcheck.stages.reporting import Reporter
@@ -60,6 +67,8 @@ def score_networks(
         else:
             scores = influence_scores(model, estimator)
         arrays = _arrays_of_rows(scores) | _arrays_of_path(path)
+        if not STEPS.create(estimator.step).is_baseline:
+            arrays["null_scores"] = _array(null_scores(model, scores.solution.x))
         reasons = [scores.solution.reason]
         path_reasons = tuple(s.reason for s in path.solutions) if path is not None else ()
         if choose_groups is not None:

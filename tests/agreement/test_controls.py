@@ -130,12 +130,31 @@ def test_the_interval_is_wider_where_seeds_differ():
     assert widths[1] > 1.5 * widths[0]
 
 
-def test_one_seed_and_no_correlation_have_no_interval():
+def test_one_seed_has_an_interval_over_its_removals():
+    """Beside the normal theory of Fisher's z, which takes no resamples."""
+    x, y = correlated(0.8, 60, np.random.default_rng(2))
+    one = hierarchical_interval([[(x, y)]], 2_000, 0.95, seed=0, signed=True)
+    rho = stats.spearmanr(x, y).statistic
+    half = 1.96 * math.sqrt((1 + rho**2 / 2) / 57)
+    assert one.low == pytest.approx(math.tanh(math.atanh(rho) - half), abs=0.07)
+    assert one.high == pytest.approx(math.tanh(math.atanh(rho) + half), abs=0.07)
+
+
+def test_a_signed_interval_tells_agreement_from_its_opposite():
+    x, y = correlated(0.8, 60, np.random.default_rng(2))
+    along = hierarchical_interval([[(x, y)]], 500, 0.95, seed=0, signed=True)
+    against = hierarchical_interval([[(x, -y)]], 500, 0.95, seed=0, signed=True)
+    assert against.value == pytest.approx(-along.value)
+    assert against.high < 0 < along.low
+    assert hierarchical_interval([[(x, -y)]], 500, 0.95, seed=0).low > 0
+
+
+def test_without_correlation_or_resamples_there_is_no_interval():
     x = np.arange(8.0)
-    one = hierarchical_interval([[(x, x)]], 100, 0.95, seed=0)
+    one = hierarchical_interval([[(x, x)]], 0, 0.95, seed=0)
     assert one.value == pytest.approx(1)
     assert math.isnan(one.low)
-    assert one.reason == "one seed has no interval"
+    assert one.reason == "no resamples were asked for"
     none = hierarchical_interval([[(np.ones(8), x)], []], 100, 0.95, seed=0)
     assert math.isnan(none.value)
     with pytest.raises(ValueError, match="between 0 and 1"):

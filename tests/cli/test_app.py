@@ -14,7 +14,7 @@ from ifcheck.cli.commands import COMMANDS
 from ifcheck.config import load_config
 from ifcheck.errors import Diverged, RunFailed
 
-NAMES = ["train", "influence", "retrain", "eigen", "evaluate", "fragility", "inspect"]
+NAMES = ["train", "influence", "retrain", "eigen", "evaluate", "fragility", "diagnose", "inspect"]
 STAGES = {
     "train": "ifcheck.stages.train.train",
     "influence": "ifcheck.stages.influence.influence",

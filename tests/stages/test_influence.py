@@ -80,6 +80,7 @@ def test_arrays_have_the_documented_names_and_shapes(scored, load_npz, train_ids
         "train_ids": (148,),
         "test_ids": (4, 2),
         "scores": (4, 2, 148),
+        "null_scores": (4, 2),
         "rel_residual": (4, 2),
         "converged": (4, 2),
         "steps": (4, 2),

@@ -21,6 +21,7 @@ def evaluate(
     eigen: Annotated[Path | None, typer.Option("--eigen", help="Eigenvalues.")] = None,
     top_k: options.TopK = None,
     min_spearman: options.MinSpearman = None,
+    require: options.Require = None,
     out: Annotated[Path | None, typer.Option("--out", help="File for the records.")] = None,
     force: options.Force = False,
 ) -> None:
@@ -28,11 +29,16 @@ def evaluate(
 
     Example: `ifcheck evaluate --influence run/influence-paper.npz --retrain run/retrain-warm.npz`
     """
-    flags = {"evaluate.top_k": top_k, "evaluate.min_spearman": min_spearman}
+    flags = {
+        "evaluate.top_k": top_k,
+        "evaluate.min_spearman": min_spearman,
+        "verdict.require": require,
+    }
     config = session.configure(flags)
     from ifcheck.artifacts import require_free
-    from ifcheck.cli.summaries import misses_threshold
+    from ifcheck.cli.summaries import misses_requirement, misses_threshold
     from ifcheck.cli.tables import show_agreement, show_controls, show_gaps, show_paths
+    from ifcheck.cli.verdicts import show_verdicts
     from ifcheck.stages.evaluate import evaluate as run_stage
     from ifcheck.stages.tables import plain
 
@@ -52,5 +58,7 @@ def evaluate(
         show_controls(evaluation.summaries)
         show_gaps(evaluation.gaps)
         show_paths(evaluation.paths)
-    if misses_threshold(evaluation.summaries, config.evaluate.min_spearman):
+        show_verdicts(evaluation.summaries)
+    missed = misses_threshold(evaluation.summaries, config.evaluate.min_spearman)
+    if missed or misses_requirement(evaluation.summaries, config.verdict.require):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)

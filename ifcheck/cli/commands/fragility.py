@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifcheck.cli import options, terminal
 from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 from ifcheck.errors import EXIT_BELOW_THRESHOLD
+
+if TYPE_CHECKING:
+    from ifcheck.stages.fragility import Study
 
 SWEPT = ("depth", "width")
 STUDY_KEYS = {
@@ -26,6 +29,7 @@ STUDY_KEYS = {
     "retrain_epochs": "retrain.epochs",
     "replicates": "retrain.replicates",
     "min_spearman": "evaluate.min_spearman",
+    "require": "verdict.require",
 }
 
 
@@ -58,6 +62,7 @@ def fragility(
     limit_train: options.LimitTrain = None,
     limit_test: options.LimitTest = None,
     min_spearman: options.MinSpearman = None,
+    require: options.Require = None,
     beside: options.Beside = None,
     out: Annotated[Path, typer.Option("--out", help="Study folder; resumed.")] = Path("study"),
 ) -> None:
@@ -68,10 +73,8 @@ def fragility(
     flags = {**dotted(locals(), STUDY_KEYS), "study.sizes": _sizes(depth, width)}
     flags |= {f"{part}.stop_at_lr_floor": stop_at_lr_floor for part in ("train", "retrain")}
     config = session.configure(flags)
-    from ifcheck.cli.summaries import misses_threshold
-    from ifcheck.cli.tables import show_study
+    from ifcheck.cli.summaries import misses_requirement, misses_threshold
     from ifcheck.stages.fragility import fragility as run_stage
-    from ifcheck.stages.tables import plain
 
     if session.dry_run:
         from ifcheck.cli.plans import show_plan
@@ -81,13 +84,21 @@ def fragility(
         return
     with terminal.live_progress() as reporter:
         study = run_stage(config, out, reporter, beside)
+    _show(session, study)
+    missed = misses_threshold(study.summaries, config.evaluate.min_spearman)
+    if missed or misses_requirement(study.summaries, config.verdict.require):
+        raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _show(session: Session, study: Study) -> None:
+    from ifcheck.cli.tables import show_study
+    from ifcheck.stages.tables import plain
+
     if session.json:
         told = {**asdict(study), "out": str(study.out)}
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file
     else:
         show_study(study)
-    if misses_threshold(study.summaries, config.evaluate.min_spearman):
-        raise typer.Exit(EXIT_BELOW_THRESHOLD)
 
 
 def _sizes(depth: str | None, width: str | None) -> list[dict[str, str]] | None:

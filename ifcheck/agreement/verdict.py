@@ -1,0 +1,68 @@
+"""What agreement and controls come to: can the scores be trusted?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ifcheck.agreement.checks import CHECKS, Check, Evidence, Outcome, Role
+from ifcheck.config import VerdictConfig
+
+
+class Decision(StrEnum):
+    """What a verdict says."""
+
+    TRUST = "trust"
+    RANKING_ONLY = "ranking only"
+    DO_NOT_TRUST = "do not trust"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision, the sentence that says why, and all checks."""
+
+    decision: Decision
+    reason: str
+    checks: tuple[Check, ...]
+
+
+def judge(evidence: Evidence, thresholds: VerdictConfig) -> Verdict:
+    """Decide from all checks.
+
+    A truth that cannot judge, or an interval that holds the least Spearman, ends in `cannot tell`;
+    a ranking that fails in `do not trust`, unless noise of the truth, which nobody measured, may be
+    why; a size, a sign or a condition of influence functions that fails in `ranking only`.
+    """
+    checks = tuple(check(evidence, thresholds) for check in CHECKS)
+    decision, reason = _decide(evidence, checks)
+    return Verdict(decision, reason, checks)
+
+
+def meets(decision: str, required: str | None) -> bool:
+    """Return whether a decision is at least what was required: `trust` or `ranking`."""
+    enough = {
+        None: tuple(Decision),
+        "trust": (Decision.TRUST,),
+        "ranking": (Decision.TRUST, Decision.RANKING_ONLY),
+    }
+    return decision in enough[required]
+
+
+def _decide(evidence: Evidence, checks: tuple[Check, ...]) -> tuple[Decision, str]:
+    failed = [check for check in checks if check.outcome is Outcome.FAIL]
+    rank = next(check for check in checks if check.role is Role.RANK)
+    if evidence.obstacle:
+        return Decision.CANNOT_TELL, evidence.obstacle
+    if unable := [check for check in failed if check.role is Role.TRUTH]:
+        return Decision.CANNOT_TELL, unable[0].sentence
+    if rank.outcome is Outcome.UNKNOWN:
+        return Decision.CANNOT_TELL, rank.sentence
+    if rank.outcome is Outcome.FAIL:
+        unmeasured = [c for c in checks if c.role is Role.TRUTH and c.outcome is Outcome.UNKNOWN]
+        if unmeasured:
+            return Decision.CANNOT_TELL, f"{rank.sentence} {unmeasured[0].sentence}"
+        return Decision.DO_NOT_TRUST, rank.sentence
+    if limiting := [check for check in failed if check.role is Role.SIZE]:
+        return Decision.RANKING_ONLY, limiting[0].sentence
+    return Decision.TRUST, rank.sentence

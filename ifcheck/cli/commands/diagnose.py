@@ -1,0 +1,95 @@
+"""`ifcheck diagnose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ifcheck.cli import options, terminal
+from ifcheck.cli.session import Session, dotted
+from ifcheck.errors import EXIT_BELOW_THRESHOLD
+
+if TYPE_CHECKING:
+    from ifcheck.stages.diagnose import Diagnosis
+
+DIAGNOSE_KEYS = {
+    "estimators": "diagnose.estimators",
+    "truths": "diagnose.truths",
+    "replicates": "diagnose.replicates",
+    "removals": "retrain.removals",
+    "group_size": "retrain.group_size",
+    "require": "verdict.require",
+}
+
+
+def diagnose(
+    session: Session,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders, study folders, or checkpoint files of one run.", metavar="RUN..."
+        ),
+    ],
+    estimators: Annotated[
+        str | None, typer.Option("--estimator", help="Estimators to judge; a list.")
+    ] = None,
+    truths: Annotated[
+        str | None,
+        typer.Option(
+            "--truth", help="Truths to follow them to; a list. Without scratch it is quick."
+        ),
+    ] = None,
+    removals: options.Removals = None,
+    group_size: options.GroupSize = None,
+    replicates: options.Replicates = None,
+    require: options.Require = None,
+) -> None:
+    """Say whether scores can be trusted on trained networks, and where they go wrong.
+
+    Files in the run's folder are used where this configuration made them; what is missing is made
+    in its folder `diagnosis`, where the next time finds it.
+
+    Example: `ifcheck diagnose run/`
+
+    Example: `ifcheck diagnose run/ --truth pbrf,newton,warm --require ranking`
+    """
+    flags = dotted(locals(), DIAGNOSE_KEYS)
+    config = session.configure(flags)
+    from ifcheck.cli.summaries import misses_requirement
+    from ifcheck.stages.diagnose import diagnose as run_stage
+    from ifcheck.stages.tables import plain
+
+    if session.dry_run:
+        from ifcheck.cli.plans import show_plan
+        from ifcheck.stages.estimate import estimate_diagnosis
+
+        show_plan(session, estimate_diagnosis(config, sources))
+        return
+    with terminal.live_progress() as reporter:
+        found = run_stage(config, sources, reporter, session.explicit(flags))
+    if session.json:
+        terminal.show_json(plain({each.name: each.to_dict() for each in found}))
+    else:
+        for diagnosis in found:
+            _show(diagnosis, several=len(found) > 1)
+    summaries = [summary for each in found for summary in each.evaluation.summaries]
+    if misses_requirement(summaries, config.verdict.require):
+        raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _show(diagnosis: Diagnosis, several: bool) -> None:
+    from ifcheck.cli.tables import show_agreement, show_controls, show_gaps
+    from ifcheck.cli.verdicts import show_checks, show_steps, show_verdicts
+
+    evaluation = diagnosis.evaluation
+    if several:
+        terminal.stdout().rule(diagnosis.name)
+    show_agreement(evaluation.summaries)
+    show_controls(evaluation.summaries)
+    show_gaps(evaluation.gaps)
+    show_checks(evaluation.summaries)
+    show_steps(evaluation.gaps)
+    show_verdicts(evaluation.summaries)
+    terminal.stdout().print(f"written: {diagnosis.folder}", soft_wrap=True)

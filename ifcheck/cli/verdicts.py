@@ -1,0 +1,58 @@
+"""How verdicts, and the ways from prediction to truth, are told on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ifcheck.cli import terminal
+from ifcheck.cli.tables import pair_name
+from ifcheck.cli.terminal import UNDEFINED
+
+Row = Mapping[str, Any]
+
+MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
+
+
+def show_verdicts(summaries: Sequence[Row]) -> None:
+    """Show what every pair comes to, and why."""
+    judged = [summary for summary in summaries if summary.get("verdict")]
+    rows = [
+        [pair_name(s), s["verdict"], _named(s, "fail"), _named(s, "warn"), _named(s, "unknown")]
+        for s in judged
+    ]
+    if not rows:
+        return
+    columns = ["prediction / truth", "verdict", "failed", "warned", "not known"]
+    terminal.show_table("can the scores be trusted?", columns, rows, texts=len(columns))
+    for summary in judged:
+        told = f"{pair_name(summary)}: {summary['verdict']}. {summary['verdict_reason']}"
+        terminal.stdout().print(told, soft_wrap=True)
+
+
+def show_checks(summaries: Sequence[Row]) -> None:
+    """Show every check of every pair, with the numbers behind it."""
+    for summary in summaries:
+        if not summary.get("verdict"):
+            continue
+        out = terminal.stdout()
+        out.print(f"{pair_name(summary)}: {summary['verdict']}", style="bold")
+        for check in summary["checks"]:
+            mark = f"{MARKS[check['outcome']]} {check['outcome']}"
+            out.print(f"  {mark:10}{check['name']:16}{check['sentence']}", soft_wrap=True)
+
+
+def show_steps(gaps: Sequence[Row]) -> None:
+    """Tell each step of the way from a prediction to the last truth in a sentence."""
+    predictions = list(dict.fromkeys(gap["influence"] for gap in gaps))
+    for name in predictions:
+        short = name.removesuffix(".npz").removeprefix("influence-")
+        terminal.stdout().print(f"{short}, from prediction to truth:", style="bold")
+        for gap in gaps:
+            if gap["influence"] == name:
+                terminal.stdout().print(f"  {gap['sentence']}", soft_wrap=True)
+
+
+def _named(summary: Row, outcome: str) -> str:
+    names = [check["name"] for check in summary["checks"] if check["outcome"] == outcome]
+    return ", ".join(names) or UNDEFINED

@@ -112,8 +112,8 @@ def null_scores(model: LocalModel, solved: Tensor) -> Tensor:
     One Newton step of the training objective R moves the test loss by -x^T grad R: zero where
     training ended at a stationary point. Shape: (tests,), in nats.
     """
-    every = torch.full((1, model.rows), 1 / model.rows).to(solved)
-    return -solved @ (model.train_sums(every)[0] + model.regulariser_gradient)
+    mean = model.train_sums(solved.new_ones(1, model.rows))[0] / model.rows
+    return -solved @ (mean + model.regulariser_gradient)
 
 
 def group_gradients(model: LocalModel, estimator: Estimator, groups: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from ifcheck.stages.cells import influence_name, retrain_name
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import Evaluation, evaluate
 from ifcheck.stages.influence import influence
-from ifcheck.stages.reporting import Prefixed, Reporter, Silent
+from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.resume import STUDY_FILE, reusable
 from ifcheck.stages.retrain import retrain, with_truth
-from ifcheck.stages.run import digests_of, trained_configuration
+from ifcheck.stages.run import TRAINED_SECTIONS, digests_of, trained_configuration
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.stage import stage
 from ifcheck.stages.tables import write_json
@@ -31,7 +31,6 @@ FILE = "diagnosis.json"
 class Diagnosis:
     """What was found about one run."""
 
-    name: str
     folder: Path  # of `diagnosis.json` and what was made for it
     config: Config
     evaluation: Evaluation
@@ -49,26 +48,54 @@ class Diagnosis:
 def diagnose(
     config: Config,
     sources: Sequence[Path],
+    out: Path | None = None,
     reporter: Reporter | None = None,
     explicit: dict[str, Any] | None = None,
-) -> list[Diagnosis]:
-    """Follow predictions of each run to its truths, and judge.
+) -> Diagnosis:
+    """Follow predictions of one run to its truths, and judge.
 
-    Files of the run that the same configuration made are used; others are made into the folder
-    `diagnosis` within the run's, where the next time finds them. Each folder is a run of its own,
-    that of a study as many as it has cells; checkpoint files are one together.
+    Files of the run that the same configuration made are used; others are made into `out`, or the
+    folder `diagnosis` within the run's, where the next time finds them. An estimator or a truth
+    that the network lacks, or that fails, is left out with the reason.
     Raises: UnusableInput where nothing is left to compare, ArtifactUnreadable, ArtifactMismatch.
     """
-    reporter, found = reporter or Silent(), runs_of(sources)
-    diagnoses = []
-    for name, own in found.items():
-        told = Prefixed(reporter, name) if len(found) > 1 else reporter
-        diagnoses.append(_diagnose_one(name, config, own, told, explicit or {}))
-    return diagnoses
+    files = Files.of(sources, out, reporter or Silent(), explicit or {})
+    left_out: dict[str, str] = {}
+    made: dict[str, list[Artifact]] = {"influence": [], "retrain": [], "eigen": []}
+    config = trained_configuration(files.sources, config)
+    for part in parts_of(config):
+        ranked_by = made["influence"][0].path if made["influence"] else None
+        try:
+            made[part.kind].append(files.ensure(part, ranked_by))
+        except (UnusableInput, RunFailed) as error:
+            if type(error) not in (UnusableInput, RunFailed):
+                raise
+            left_out[part.what] = error.message
+            files.reporter.note(f"{part.what} is left out: {error.message}")
+    influences, retrains = made["influence"], made["retrain"]
+    if not (influences and retrains):
+        raise UnusableInput(
+            f"nothing is left to compare: {next(iter(left_out.values()))}",
+            remedy="Give --estimator and --truth that this network has.",
+        )
+    curvature = next(iter(made["eigen"]), None)
+    evaluation = evaluate(
+        config,
+        [artifact.path for artifact in influences],
+        [artifact.path for artifact in retrains],
+        None if curvature is None else curvature.path,
+    )
+    diagnosis = Diagnosis(files.out, config, evaluation, influences, retrains, curvature, left_out)
+    write_json(files.out / FILE, diagnosis.to_dict())
+    return diagnosis
 
 
 def runs_of(sources: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the sources of each run, by the shortest names that tell them apart."""
+    """Return the sources of each run, by the shortest names that tell them apart.
+
+    Each folder is a run of its own, that of a study as many as it has cells; checkpoint files are
+    one together.
+    """
     folders: list[Path] = []
     for source in sources:
         is_study = (source / STUDY_FILE).is_file()
@@ -80,42 +107,6 @@ def runs_of(sources: Sequence[Path]) -> dict[str, list[Path]]:
     while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
         depth += 1
     return {"/".join(p.parts[-depth:]): own for p, own in zip(paths, runs, strict=True)}
-
-
-def _diagnose_one(
-    name: str, config: Config, sources: list[Path], reporter: Reporter, explicit: dict[str, Any]
-) -> Diagnosis:
-    files = Files.of(sources, reporter, explicit)
-    left_out: dict[str, str] = {}
-    made: dict[str, list[Artifact]] = {"influence": [], "retrain": [], "eigen": []}
-    config = trained_configuration(sources, config)
-    for part in parts_of(config):
-        ranked_by = made["influence"][0].path if made["influence"] else None
-        try:
-            made[part.kind].append(files.ensure(part, ranked_by))
-        except (UnusableInput, RunFailed) as error:
-            if type(error) not in (UnusableInput, RunFailed):
-                raise
-            left_out[part.what] = error.message
-            reporter.note(f"{part.what} is left out: {error.message}")
-    influences, retrains = made["influence"], made["retrain"]
-    if not (influences and retrains):
-        raise UnusableInput(
-            f"{name}: nothing is left to compare: {next(iter(left_out.values()))}",
-            remedy="Give --estimator and --truth that this network has.",
-        )
-    curvature = next(iter(made["eigen"]), None)
-    evaluation = evaluate(
-        config,
-        [artifact.path for artifact in influences],
-        [artifact.path for artifact in retrains],
-        None if curvature is None else curvature.path,
-    )
-    diagnosis = Diagnosis(
-        name, files.out, config, evaluation, influences, retrains, curvature, left_out
-    )
-    write_json(files.out / FILE, diagnosis.to_dict())
-    return diagnosis
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,7 @@ def _run_folder(source: Path) -> Path:
 class Files:
     """The artifacts of one run: found among the user's own, found from last time, or made."""
 
-    sources: list[Path]
+    sources: Sequence[Path]
     parents: dict[str, str]
     run: Path
     out: Path
@@ -160,11 +151,15 @@ class Files:
     explicit: dict[str, Any]
 
     @classmethod
-    def of(cls, sources: list[Path], reporter: Reporter, explicit: dict[str, Any]) -> Files:
-        """Return those of one run. Raises: ArtifactUnreadable."""
+    def of(
+        cls, sources: Sequence[Path], out: Path | None, reporter: Reporter, explicit: dict[str, Any]
+    ) -> Files:
+        """Return those of one run; what is made goes to `out`. Raises: ArtifactUnreadable."""
         checkpoints = [read_checkpoint(path) for path in find_checkpoints(sources)]
+        # What is asked of retraining is for the truths that have it: scratch has its own epochs.
+        described = {k: v for k, v in explicit.items() if k.partition(".")[0] in TRAINED_SECTIONS}
         run = _run_folder(sources[0])
-        return cls(sources, digests_of(checkpoints), run, run / FOLDER, reporter, explicit)
+        return cls(sources, digests_of(checkpoints), run, out or run / FOLDER, reporter, described)
 
     def found(self, part: Part) -> Artifact | None:
         """Return the artifact if this configuration has made it before."""

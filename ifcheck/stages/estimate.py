@@ -21,7 +21,7 @@ from ifcheck.memory import peak_memory_bytes
 from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
 from ifcheck.stages.damping import check_held_out
-from ifcheck.stages.diagnose import Files, Part, parts_of, runs_of
+from ifcheck.stages.diagnose import Files, Part, parts_of
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.forecast import HEAVY
@@ -142,24 +142,35 @@ def estimate_study(config: Config) -> Estimate:
     return estimate
 
 
-def estimate_diagnosis(config: Config, sources: Sequence[Path]) -> Estimate:
-    """Return what `ifcheck diagnose` would need for the files that no run has yet."""
-    estimate = Estimate({"start": STARTUP_SECONDS, "evaluate": 0.0})
-    for own in runs_of(sources).values():
-        files = Files.of(own, Silent(), {})
-        ranked_by: Path | None = None
-        for part in parts_of(trained_configuration(own, config)):
-            found = files.found(part)
-            if found is not None:
-                ranked_by = ranked_by or found.path
-                continue
-            try:
-                needed = _needed(part, own, ranked_by)
-            except UnusableInput:
-                continue  # the network lacks it: it is left out
-            estimate.add(part.what, needed.seconds[part.kind])
-            estimate.disk_bytes += needed.disk_bytes
+def estimate_diagnosis(
+    config: Config, sources: Sequence[Path], out: Path | None = None
+) -> Estimate:
+    """Return what `ifcheck diagnose` would need for the files that one run does not have yet."""
+    estimate = Estimate({"start": STARTUP_SECONDS})
+    files = Files.of(sources, out, Silent(), {})
+    ranked_by: Path | None = None
+    for part in parts_of(trained_configuration(sources, config)):
+        found = files.found(part)
+        if found is not None:
+            ranked_by = ranked_by or found.path
+            continue
+        try:
+            needed = _needed(part, sources, ranked_by)
+        except UnusableInput:
+            continue  # the network lacks it: it is left out
+        estimate.add(part.what, needed.seconds[part.kind])
+        estimate.disk_bytes += needed.disk_bytes
     return estimate
+
+
+def together(estimates: Sequence[Estimate]) -> Estimate:
+    """Return what several runs of one command need after each other; it starts once."""
+    whole = Estimate({"start": STARTUP_SECONDS})
+    for estimate in estimates:
+        for step, seconds in estimate.seconds.items():
+            whole.add(step, seconds if step != "start" else 0.0)
+        whole.disk_bytes += estimate.disk_bytes
+    return whole
 
 
 def _needed(part: Part, sources: Sequence[Path], ranked_by: Path | None) -> Estimate:

@@ -19,6 +19,12 @@ STUDY = (
     *("--set", "evaluate.bootstrap_samples=0"),
 )
 
+DIAGNOSE = (
+    *("--estimator", "objective,same-class", "--truth", "newton,warm"),
+    *("--removals", "top-loss:4", "--set", "retrain.epochs=20"),
+    *("--set", "evaluate.bootstrap_samples=50"),
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -106,6 +112,7 @@ def commands(run_folder) -> dict[str, tuple]:
         "eigen": ("eigen", run_folder),
         "evaluate": ("evaluate", *influence, *retrain),
         "fragility": (*STUDY, "--variant", "l2", "--width", "5"),
+        "diagnose": (*("diagnose", run_folder), *DIAGNOSE),
         "inspect": ("inspect", run_folder / "train.npz"),
     }
 

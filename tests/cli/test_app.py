@@ -22,6 +22,7 @@ STAGES = {
     "eigen": "ifcheck.stages.eigen.eigen",
     "evaluate": "ifcheck.stages.evaluate.evaluate",
     "fragility": "ifcheck.stages.fragility.fragility",
+    "diagnose": "ifcheck.stages.diagnose.diagnose",
 }
 WRITERS = [name for name in NAMES if name != "inspect"]
 DESCRIBED = ["train", "influence", "retrain", "eigen", "fragility"]

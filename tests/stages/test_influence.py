@@ -408,3 +408,12 @@ def test_scores_that_overflow_are_a_failure_while_running(tiny, user_model, tmp_
         influence(tiny(), [tmp_path / "huge.pt"], tmp_path / "scores.npz")
     assert caught.value.exit_code == 3
     assert not (tmp_path / "scores.npz").exists()
+
+
+def test_scores_tell_what_one_step_of_newtons_would_change_with_nothing_removed(scored, load_npz):
+    """The mean of all scores, x^T (g_i + grad Omega) / (n - 1), is that of grad R: an identity."""
+    arrays = load_npz(scored("l2", "objective"))
+    rows = arrays["scores"].shape[2]
+    by_mean = -(rows - 1) * arrays["scores"].mean(axis=2)
+    assert np.abs(by_mean).min() > 1e-4
+    assert_allclose(arrays["null_scores"], by_mean, rtol=1e-8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,9 @@ def diagnose(
     group_size: options.GroupSize = None,
     replicates: options.Replicates = None,
     require: options.Require = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; RUN/diagnosis if left out. Resumed.")
+    ] = None,
 ) -> None:
     """Say whether scores can be trusted on trained networks, and where they go wrong.
 
@@ -56,40 +60,51 @@ def diagnose(
     Example: `ifcheck diagnose run/ --truth pbrf,newton,warm --require ranking`
     """
     flags = dotted(locals(), DIAGNOSE_KEYS)
-    config = session.configure(flags)
     from ifcheck.cli.summaries import misses_requirement
     from ifcheck.stages.diagnose import diagnose as run_stage
-    from ifcheck.stages.tables import plain
+    from ifcheck.stages.diagnose import runs_of
+    from ifcheck.stages.reporting import Prefixed
 
+    runs = runs_of(sources)
+    configs = {name: session.configure(flags, own) for name, own in runs.items()}
+    several = len(runs) > 1
+    folders = {name: out / name if out is not None and several else out for name in runs}
     if session.dry_run:
         from ifcheck.cli.plans import show_plan
-        from ifcheck.stages.estimate import estimate_diagnosis
+        from ifcheck.stages.estimate import estimate_diagnosis, together
 
-        show_plan(session, estimate_diagnosis(config, sources))
+        plans = [estimate_diagnosis(configs[name], runs[name], folders[name]) for name in runs]
+        show_plan(session, together(plans))
         return
+    found: dict[str, Diagnosis] = {}
     with terminal.live_progress() as reporter:
-        found = run_stage(config, sources, reporter, session.explicit(flags))
-    if session.json:
-        terminal.show_json(plain({each.name: each.to_dict() for each in found}))
-    else:
-        for diagnosis in found:
-            _show(diagnosis, several=len(found) > 1)
-    summaries = [summary for each in found for summary in each.evaluation.summaries]
-    if misses_requirement(summaries, config.verdict.require):
+        for name, own in runs.items():
+            told = Prefixed(reporter, name) if several else reporter
+            explicit = session.explicit(flags)
+            found[name] = run_stage(configs[name], own, folders[name], told, explicit)
+    _show(session, found)
+    summaries = [summary for each in found.values() for summary in each.evaluation.summaries]
+    required = next(iter(configs.values())).verdict.require
+    if misses_requirement(summaries, required):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
 
 
-def _show(diagnosis: Diagnosis, several: bool) -> None:
+def _show(session: Session, found: Mapping[str, Diagnosis]) -> None:
     from ifcheck.cli.tables import show_agreement, show_controls, show_gaps
     from ifcheck.cli.verdicts import show_checks, show_steps, show_verdicts
+    from ifcheck.stages.tables import plain
 
-    evaluation = diagnosis.evaluation
-    if several:
-        terminal.stdout().rule(diagnosis.name)
-    show_agreement(evaluation.summaries)
-    show_controls(evaluation.summaries)
-    show_gaps(evaluation.gaps)
-    show_checks(evaluation.summaries)
-    show_steps(evaluation.gaps)
-    show_verdicts(evaluation.summaries)
-    terminal.stdout().print(f"written: {diagnosis.folder}", soft_wrap=True)
+    if session.json:
+        terminal.show_json(plain({name: each.to_dict() for name, each in found.items()}))
+        return
+    for name, diagnosis in found.items():
+        evaluation = diagnosis.evaluation
+        if len(found) > 1:
+            terminal.stdout().rule(name)
+        show_agreement(evaluation.summaries)
+        show_controls(evaluation.summaries)
+        show_gaps(evaluation.gaps)
+        show_checks(evaluation.summaries)
+        show_steps(evaluation.gaps)
+        show_verdicts(evaluation.summaries)
+        terminal.stdout().print(f"written: {diagnosis.folder}", soft_wrap=True)

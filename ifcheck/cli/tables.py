@@ -169,7 +169,7 @@ def show_study(study: Study) -> None:
         cells.setdefault(row["cell"], []).append(row)
     terminal.show_table(
         "|Spearman| of predicted and true changes: mean ± 95% interval over seeds",
-        ["variant size", *(_header(pair) for pair in pairs), "top eig.", "drift", "publ."],
+        ["variant size", *(_pair_header(pair) for pair in pairs), "top eig.", "drift", "publ."],
         [_study_row(found, pairs) for found in cells.values()],
         dense=True,
     )
@@ -212,7 +212,17 @@ def _pair(row: Row) -> tuple[str, str, str]:
     return row["estimator"], row["truth"], row["retrain_params"]
 
 
-def _header(pair: tuple[str, str, str]) -> str:
+def header(row: Row) -> str:
+    """Return the head of a pair's column, in two lines."""
+    return _pair_header(_pair(row))
+
+
+def cell_name(row: Row) -> str:
+    """Return variant and size of a row's cell."""
+    return f"{row['variant']} {_size(row)}"
+
+
+def _pair_header(pair: tuple[str, str, str]) -> str:
     estimator, truth, params = pair
     return f"{estimator}\n{truth}" + ("" if params == "head" else f":{params}")
 
@@ -231,7 +241,7 @@ def _study_row(found: Sequence[Row], pairs: Sequence[tuple[str, str, str]]) -> l
         for pair in pairs
     ]
     return [
-        f"{first['variant']} {_size(first)}",
+        cell_name(first),
         *agreements,
         number(first["top_eigenvalue_median"]) + ("*" if _methods_disagree(first) else ""),
         number(first["null_drift_median"], 2),
@@ -295,7 +305,7 @@ def _refusals(rows: Sequence[Row]) -> list[str]:
 def _reading(found: Sequence[Row]) -> str:
     """Return one sentence on what a cell's numbers say."""
     first = found[0]
-    name = f"{first['variant']} {_size(first)}"
+    name = cell_name(first)
     usable = [
         row
         for row in found

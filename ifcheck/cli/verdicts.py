@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ifcheck.cli import terminal
-from ifcheck.cli.tables import pair_name
+from ifcheck.cli.tables import cell_name, header, pair_name
 from ifcheck.cli.terminal import UNDEFINED
 
 Row = Mapping[str, Any]
 
+FEW_CELLS = 5  # whose reasons and steps fit on a screen or two
+SHORT = {"trust": "T", "ranking only": "R", "do not trust": "✗", "cannot tell": "?"}
 MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 
 
@@ -28,6 +30,33 @@ def show_verdicts(summaries: Sequence[Row]) -> None:
     for summary in judged:
         told = f"{pair_name(summary)}: {summary['verdict']}. {summary['verdict_reason']}"
         terminal.stdout().print(told, soft_wrap=True)
+
+
+def show_study_verdicts(summaries: Sequence[Row], gaps: Sequence[Row]) -> None:
+    """Show a mark for each pair of every cell; of few cells also the reasons and the steps."""
+    judged = [summary for summary in summaries if summary.get("verdict")]
+    pairs = list(dict.fromkeys(header(row) for row in judged))
+    cells: dict[str, dict[str, Row]] = {}
+    for row in judged:
+        cells.setdefault(cell_name(row), {})[header(row)] = row
+    rows = [
+        [name, *(SHORT[found[pair]["verdict"]] if pair in found else "" for pair in pairs)]
+        for name, found in cells.items()
+    ]
+    if not rows:
+        return
+    terminal.show_table("can the scores be trusted?", ["variant size", *pairs], rows, dense=True)
+    marks = ", ".join(f"{mark} {verdict}" for verdict, mark in SHORT.items())
+    terminal.stdout().print(f"{marks}; why: verdict_reason in summary.csv", style="dim")
+    if len(cells) > FEW_CELLS:
+        return
+    for row in judged:
+        if row["verdict"] != "trust":
+            told = f"{cell_name(row)}, {pair_name(row)}: {row['verdict']}. {row['verdict_reason']}"
+            terminal.stdout().print(told, soft_wrap=True)
+    for name in dict.fromkeys(cell_name(gap) for gap in gaps):
+        terminal.stdout().print(name, style="bold")
+        show_steps([gap for gap in gaps if cell_name(gap) == name])
 
 
 def show_checks(summaries: Sequence[Row]) -> None:

@@ -43,7 +43,7 @@ def test_json_is_what_the_file_holds(everything, succeed, tmp_path):
 
 def test_the_table_shows_the_numbers_of_the_json(pair, succeed):
     (summary,) = json.loads(succeed("evaluate", *pair, "--json").stdout)["summaries"]
-    row, controls = [
+    row, controls, *_ = [
         line
         for line in succeed("evaluate", *pair).stdout.splitlines()
         if line.strip().startswith("objective / warm")

@@ -92,6 +92,7 @@ def fragility(
 
 def _show(session: Session, study: Study) -> None:
     from ifcheck.cli.tables import show_study
+    from ifcheck.cli.verdicts import show_study_verdicts
     from ifcheck.stages.tables import plain
 
     if session.json:
@@ -99,6 +100,7 @@ def _show(session: Session, study: Study) -> None:
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file
     else:
         show_study(study)
+        show_study_verdicts(study.summaries, study.gaps)
 
 
 def _sizes(depth: str | None, width: str | None) -> list[dict[str, str]] | None:

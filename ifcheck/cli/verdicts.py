@@ -68,7 +68,7 @@ def show_checks(summaries: Sequence[Row]) -> None:
         out.print(f"{pair_name(summary)}: {summary['verdict']}", style="bold")
         for check in summary["checks"]:
             mark = f"{MARKS[check['outcome']]} {check['outcome']}"
-            out.print(f"  {mark:10}{check['name']:16}{check['sentence']}", soft_wrap=True)
+            out.print(f"{mark:10}{check['name']:16}{check['sentence']}", soft_wrap=True)
 
 
 def show_steps(gaps: Sequence[Row]) -> None:
@@ -79,7 +79,7 @@ def show_steps(gaps: Sequence[Row]) -> None:
         terminal.stdout().print(f"{short}, from prediction to truth:", style="bold")
         for gap in gaps:
             if gap["influence"] == name:
-                terminal.stdout().print(f"  {gap['sentence']}", soft_wrap=True)
+                terminal.stdout().print(f"- {gap['sentence']}", soft_wrap=True)
 
 
 def _named(summary: Row, outcome: str) -> str:

@@ -91,8 +91,9 @@ def test_a_real_study_with_six_pairs_fits_100_columns(succeed, quick, tmp_path):
     lines = table_lines(shown)
     assert max(map(len, lines)) <= MAX_WIDTH == 100
     for cell in ("none 1x4", "l2 1x4", "none 1x5", "l2 1x5"):
-        (row,) = [line for line in lines if line.startswith(f" {cell} ")]
+        row, verdicts = [line for line in lines if line.startswith(f" {cell} ")]
         assert len(row.split()) == 2 + 6 + 3, row  # every column on the one line
+        assert verdicts.split()[2:] == ["?"] * 6  # of four removals
 
 
 def test_a_study_ends_with_what_each_stage_took(summaries, capsys, tmp_path):

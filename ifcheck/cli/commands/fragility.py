@@ -59,6 +59,7 @@ def fragility(
     limit_test: options.LimitTest = None,
     min_spearman: options.MinSpearman = None,
     beside: options.Beside = None,
+    export: options.Export = None,
     out: Annotated[Path, typer.Option("--out", help="Study folder; resumed.")] = Path("study"),
 ) -> None:
     """Run the whole study: every stage for every size and variant, resumable.
@@ -70,9 +71,12 @@ def fragility(
     config = session.configure(flags)
     from ifcheck.cli.summaries import misses_threshold
     from ifcheck.cli.tables import show_study
+    from ifcheck.stages.columns import agreement_tables
+    from ifcheck.stages.exports import check_exports, export_table
     from ifcheck.stages.fragility import fragility as run_stage
     from ifcheck.stages.tables import plain
 
+    check_exports(export or (), [out])
     if session.dry_run:
         from ifcheck.cli.plans import show_plan
         from ifcheck.stages.estimate import estimate_study
@@ -81,6 +85,8 @@ def fragility(
         return
     with terminal.live_progress() as reporter:
         study = run_stage(config, out, reporter, beside)
+    for path in export or ():
+        export_table(path, *agreement_tables(study.summaries))
     if session.json:
         told = {**asdict(study), "out": str(study.out)}
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file

@@ -19,6 +19,7 @@ from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.memory import peak_memory_bytes
 from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
+from ifcheck.stages.compare import compare
 from ifcheck.stages.damping import check_held_out
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
@@ -125,6 +126,13 @@ def estimate_evaluation(
     """Return what `ifcheck evaluate` would need: it is quick enough to be done for it."""
     estimate = Estimate({"start": STARTUP_SECONDS})
     estimate.add("evaluate", _timed(evaluate, config, influence_files, retrain_files))
+    return estimate
+
+
+def estimate_comparison(config: Config, first: Path, second: Path) -> Estimate:
+    """Return what `ifcheck compare` would need: it is quick enough to be done for it."""
+    estimate = Estimate({"start": STARTUP_SECONDS})
+    estimate.add("compare", _timed(compare, config, first, second))
     return estimate
 
 

@@ -1,5 +1,6 @@
 """One module per command."""
 
+from ifcheck.cli.commands.compare import compare
 from ifcheck.cli.commands.eigen import eigen
 from ifcheck.cli.commands.evaluate import evaluate
 from ifcheck.cli.commands.fragility import fragility
@@ -11,5 +12,5 @@ from ifcheck.cli.session import with_common_options
 
 COMMANDS = {
     command.__name__: with_common_options(command)
-    for command in (train, influence, retrain, eigen, evaluate, fragility, inspect)
+    for command in (train, influence, retrain, eigen, evaluate, fragility, inspect, compare)
 }

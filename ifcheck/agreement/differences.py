@@ -16,6 +16,7 @@ from ifcheck.agreement.statistics import MINIMUM_VALUES
 Floats = NDArray[np.float64]
 
 PAIRED, WELCH = "paired over seeds", "Welch"
+NOTHING = (np.empty(0), np.empty(0))
 NO_SPREAD = "no spread: the interval is a point, and there is no p-value"
 
 
@@ -42,16 +43,19 @@ def mean_difference(
 
     Where both have the same seeds, by Student's t over the differences of each seed that is finite
     in both; else by Welch's t over the finite values of each, which also holds for seeds in common:
-    it is too wide where these agree. Without any spread the interval is of width 0.
+    it is too wide where these agree. Seeds that are never finite in both leave nothing to pair.
+    Without any spread the interval is of width 0.
     Raises: ValueError unless 0 < confidence < 1. Reference: Student (1908); Welch (1947).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1.")
-    paired = first.keys() == second.keys()
-    a, b = _aligned(first, second) if paired else (_finite(first), _finite(second))
+    a, b = _aligned(first, second) if first.keys() == second.keys() else NOTHING
+    paired = a.size > 0
+    if not paired:
+        a, b = _finite(first), _finite(second)
     method = PAIRED if paired else WELCH
-    mean_a, mean_b = (float(v.mean()) if v.size else math.nan for v in (a, b))
-    difference = float((b - a).mean()) if paired and a.size else mean_b - mean_a
+    mean_a, mean_b = _mean(a), _mean(b)
+    difference = _mean(b - a) if paired else mean_b - mean_a
     low, high, p_value, reason = math.nan, math.nan, math.nan, _obstacle(a, b)
     if reason is None:
         spread = [b - a] if paired else [a, b]
@@ -98,6 +102,11 @@ def _aligned(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[F
 def _finite(values: Mapping[int, float]) -> Floats:
     array = np.array([values[seed] for seed in sorted(values)], dtype=np.float64)
     return np.asarray(array[np.isfinite(array)])
+
+
+def _mean(values: Floats) -> float:
+    """Return the mean, of equal values whatever their number the value; nan of none."""
+    return math.fsum(values) / len(values) if values.size else math.nan
 
 
 def _obstacle(a: Floats, b: Floats) -> str | None:

@@ -63,7 +63,7 @@ CURVATURE: Columns = {"top eig.": lambda row: number(row["top_eigenvalue_median"
 PUBLISHED_CURVATURE: Columns = {
     "publ. top eig.": lambda row: number(row["published_top_eigenvalue"])
 }
-VERDICT: Columns = {"verdict": lambda row: str(row["verdict"])}
+VERDICT: Columns = {"verdict": lambda row: str(row.get("verdict") or UNDEFINED)}
 TESTS: Columns = {
     "quantity": lambda row: str(row["quantity"]),
     "prediction / truth": lambda row: _tested_pair(row),
@@ -78,6 +78,12 @@ TESTS: Columns = {
 def filled(rows: Sequence[Row], columns: Columns) -> tuple[list[str], list[list[str]]]:
     """Return headers, and what each row shows under them."""
     return list(columns), [[show(row) for show in columns.values()] for row in rows]
+
+
+def table_of(caption: str, rows: Sequence[Row], columns: Columns, records: Sequence[Row]) -> Table:
+    """Return rows as a table, with the records that stand behind it in full precision."""
+    header, cells = filled(rows, columns)
+    return Table(caption, tuple(header), tuple(map(tuple, cells)), tuple(records))
 
 
 def agreement_tables(summaries: Sequence[Row]) -> list[Table]:
@@ -96,10 +102,9 @@ def agreement_tables(summaries: Sequence[Row]) -> list[Table]:
         told = "Controls of each agreement, and the largest eigenvalue of the data's Hessian."
     if any("verdict" in row for row in rows):
         agreement |= VERDICT
-    records = tuple(summaries)
     return [
-        _table(_agreement_caption(summaries), rows, agreement, records),
-        _table(told, rows, controls, records),
+        table_of(_agreement_caption(summaries), rows, agreement, summaries),
+        table_of(told, rows, controls, summaries),
     ]
 
 
@@ -108,28 +113,23 @@ def study_tables(
 ) -> dict[str, list[Table]]:
     """Return what a study writes into its folder `tables`, by the name of the file."""
     found = {"agreement": agreement_tables(summaries)}
-    found |= {"tests": [tests_table(tests)]} if tests else {}
-    return found | ({"gaps": [gaps_table(gaps)]} if gaps else {})
+    found |= {"tests": [table_of_tests(tests)]} if tests else {}
+    return found | ({"gaps": [table_of_gaps(gaps)]} if gaps else {})
 
 
-def gaps_table(gaps: Sequence[Row]) -> Table:
+def table_of_gaps(gaps: Sequence[Row]) -> Table:
     """Return the steps from each prediction to the last truth; a study's say of which cell."""
     who = CELL if gaps and "cell" in gaps[0] else {}
     caption = "The way from prediction to truth: shares of the gap, and medians."
-    return _table(caption, gaps, {**who, **GAPS}, tuple(gaps))
+    return table_of(caption, gaps, {**who, **GAPS}, gaps)
 
 
-def tests_table(tests: Sequence[Row]) -> Table:
+def table_of_tests(tests: Sequence[Row]) -> Table:
     """Return the tests across cells; comparisons of two groups are in the CSV file alone."""
     rows = [test for test in tests if test.get("effect_name")]
     why = dict.fromkeys(f"{row['test']}: {row['reason']}" for row in rows if row.get("reason"))
     caption = _with_reasons("Do sizes or variants differ?", why)
-    return _table(caption, rows, TESTS, tuple(tests))
-
-
-def _table(caption: str, rows: Sequence[Row], columns: Columns, records: tuple[Row, ...]) -> Table:
-    header, cells = filled(rows, columns)
-    return Table(caption, tuple(header), tuple(map(tuple, cells)), records)
+    return table_of(caption, rows, TESTS, tests)
 
 
 def _any_published(rows: Sequence[Row]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ifcheck.agreement.differences import NO_SPREAD, PAIRED
-from ifcheck.stages.columns import Columns, filled
+from ifcheck.stages.columns import Columns, table_of
 from ifcheck.stages.compare import OF_CELL, QUANTITIES, Comparison, comparison_name, is_same
 from ifcheck.stages.exports import Table
 from ifcheck.stages.wording import between, number, size_name
@@ -31,8 +31,8 @@ def comparison_tables(comparison: Comparison, only_changed: bool = False) -> lis
         rows = [row for row in shown if row["quantity"] == quantity.name]
         who = CELL if quantity.of == OF_CELL else {**CELL, **PAIR}
         columns = {**who, **_numbers(comparison.confidence)}
-        tables.append(_table(f"{quantity.name}: means over seeds", rows, columns, shown))
-    changed = _table("verdicts that changed", comparison.verdicts, VERDICTS, shown)
+        tables.append(table_of(f"{quantity.name}: means over seeds", rows, columns, shown))
+    changed = table_of("verdicts that changed", comparison.verdicts, VERDICTS, shown)
     has_rows = [table for table in (*tables, changed) if table.rows]
     return has_rows or tables[:1]  # an export has headers even where nothing is left to show
 
@@ -104,8 +104,3 @@ def _sentence(row: Row) -> str:
         f"{cell_name(row)}{of}: {row['quantity']} {moved} from {number(row['first'])} to "
         f"{number(row['second'])} ({sure}; seeds: {seeds_name(row)})."
     )
-
-
-def _table(caption: str, rows: Sequence[Row], columns: Columns, records: Sequence[Row]) -> Table:
-    header, cells = filled(rows, columns)
-    return Table(caption, tuple(header), tuple(map(tuple, cells)), tuple(records))

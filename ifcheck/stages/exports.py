@@ -18,7 +18,8 @@ from ifcheck.stages.tables import write_csv
 Row = Mapping[str, Any]
 
 PAGE_ROWS = 40  # that a page of LaTeX holds below a caption; longer tables run over pages
-SAFE_LETTER = 0x180  # pdflatex has all letters below: Latin-1 and Latin Extended-A
+LATIN_1 = 0x100  # the default fonts of pdflatex have the letters below, but for these
+NOT_IN_FONTS = "ÐðÞþ"
 LATEX_NEEDS = "% \\usepackage{booktabs,longtable}\n"
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -128,7 +129,8 @@ def _write_latex(path: Path, tables: Sequence[Table]) -> None:
 
 def _write_csv(path: Path, tables: Sequence[Table]) -> None:
     records = [{name: _flat(value) for name, value in row.items()} for row in tables[0].records]
-    write_csv(path, records, list(dict.fromkeys(name for row in records for name in row)))
+    columns = dict.fromkeys(name for row in records for name in row)
+    write_csv(path, records, list(columns or tables[0].columns))
 
 
 def _markdown(table: Table) -> str:
@@ -185,7 +187,8 @@ def _one_line(text: str) -> str:
 
 
 def _typesets(sign: str) -> bool:
-    return sign.isascii() or (sign.isalpha() and ord(sign) < SAFE_LETTER)
+    is_letter = sign.isalpha() and sign not in NOT_IN_FONTS
+    return sign.isascii() or (is_letter and ord(sign) < LATIN_1)
 
 
 def _code(sign: str) -> str:

@@ -14,7 +14,7 @@ from ifcheck.cli.commands import COMMANDS
 from ifcheck.config import load_config
 from ifcheck.errors import Diverged, RunFailed
 
-NAMES = ["train", "influence", "retrain", "eigen", "evaluate", "fragility", "inspect"]
+NAMES = ["train", "influence", "retrain", "eigen", "evaluate", "fragility", "inspect", "compare"]
 STAGES = {
     "train": "ifcheck.stages.train.train",
     "influence": "ifcheck.stages.influence.influence",
@@ -22,6 +22,7 @@ STAGES = {
     "eigen": "ifcheck.stages.eigen.eigen",
     "evaluate": "ifcheck.stages.evaluate.evaluate",
     "fragility": "ifcheck.stages.fragility.fragility",
+    "compare": "ifcheck.stages.compare.compare",
 }
 WRITERS = [name for name in NAMES if name != "inspect"]
 DESCRIBED = ["train", "influence", "retrain", "eigen", "fragility"]
@@ -167,7 +168,7 @@ def test_a_dry_run_shows_its_estimate_as_a_table(name, commands, succeed, elsewh
     assert all(word in shown for word in ("would run", "in all", "memory", "MiB", "disk"))
 
 
-@pytest.mark.parametrize("name", ["evaluate", "inspect"])
+@pytest.mark.parametrize("name", ["evaluate", "inspect", "compare"])
 def test_a_dry_run_of_a_quick_command_says_so_as_json_too(
     name, commands, succeed, snapshot, run_folder, elsewhere
 ):

@@ -78,4 +78,4 @@ def _show(comparison: Comparison, only_changed: bool) -> None:
 
 def _say(*lines: str) -> None:
     for line in lines:
-        terminal.stdout().print(line, soft_wrap=True, markup=False)
+        terminal.stdout().print(line, soft_wrap=True, markup=False, emoji=False)

@@ -73,6 +73,7 @@ TESTS: Columns = {
     "p": lambda row: number(row["p_value"], 2),
     "effect": lambda row: f"{row['effect_name']} {number(row['effect_size'], 2)}",
 }
+HOLM: Columns = {"p (Holm)": lambda row: number(row["p_holm"], 2)}
 
 
 def filled(rows: Sequence[Row], columns: Columns) -> tuple[list[str], list[list[str]]]:
@@ -126,10 +127,11 @@ def table_of_gaps(gaps: Sequence[Row]) -> Table:
 
 def table_of_tests(tests: Sequence[Row]) -> Table:
     """Return the tests across cells; comparisons of two groups are in the CSV file alone."""
-    rows = [test for test in tests if test.get("effect_name")]
+    rows = [test for test in tests if not test["test"].startswith("Tukey")]
     why = dict.fromkeys(f"{row['test']}: {row['reason']}" for row in rows if row.get("reason"))
     caption = _with_reasons("Do sizes or variants differ?", why)
-    return table_of(caption, rows, TESTS, tests)
+    columns = {**TESTS, **(HOLM if any("p_holm" in row for row in rows) else {})}
+    return table_of(caption, rows, columns, tests)
 
 
 def _any_published(rows: Sequence[Row]) -> bool:

@@ -46,6 +46,7 @@ LATEX = {
     "—": r"\textemdash{}",
     "−": "$-$",
     "×": r"$\times$",
+    "∞": r"$\infty$",
     "…": r"\ldots{}",
     "`": r"\textasciigrave{}",
 }

@@ -87,8 +87,7 @@ def fragility(
     Files that the same configuration finished are used again, so an interrupted study goes
     on where it stopped. A cell that fails while running is recorded as failed and the others
     go on. `beside` is the folder of another study, whose first size figures 4 and 5 show first.
-    Raises: UnusableInput, OutputRefused; ArtifactUnreadable for `beside`; RunFailed if no cell
-    was left.
+    Raises: UnusableInput, OutputRefused; ArtifactUnreadable for `beside`; RunFailed without a cell.
     """
     reporter = reporter or Silent()
     others = [] if beside is None else finished_cells(beside)

@@ -14,7 +14,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a number with some significant digits, or a dash where it is undefined."""
     if value is None or value != value:
         return UNDEFINED
-    return f"{value:.{digits}g}"
+    return "∞" if value == float("inf") else f"{value:.{digits}g}"
 
 
 def interval(mean: float | None, half_width: float | None) -> str:

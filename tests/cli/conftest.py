@@ -100,7 +100,7 @@ def two_studies(tmp_path_factory) -> tuple[Path, Path]:
     """The folders of two small studies, agreement better in the second. Read only."""
     folder = tmp_path_factory.mktemp("two-studies")
     before = [record(seed, spearman=0.5 + 0.01 * seed) for seed in range(4)]
-    after = [record(seed, spearman=0.7 + 0.011 * seed) for seed in range(4)]
+    after = [record(seed, spearman=0.7 + 0.012 * seed) for seed in range(4)]
     return (
         write_study(folder / "before", before, epochs=100),
         write_study(folder / "after", after, epochs=200),

@@ -158,7 +158,7 @@ def test_gaps_say_the_cell_in_a_study():
 
 
 def test_tests_have_their_effect_and_leave_comparisons_of_two_to_the_records():
-    tukey = {**TEST, "test": "Tukey HSD 1 - 2", "effect_name": None}
+    tukey = {**TEST, "test": "Tukey HSD 1 - 2", "effect_name": "Hedges' g"}
     eigenvalue = {k: v for k, v in TEST.items() if k not in ("estimator", "truth")}
     table = table_of_tests([TEST, tukey, {**eigenvalue, "quantity": "top eigenvalue"}])
     assert len(table.rows) == 2
@@ -173,6 +173,11 @@ def test_tests_have_their_effect_and_leave_comparisons_of_two_to_the_records():
         "effect": "eta squared 0.12",
     }
     assert shown(table, 1)["prediction / truth"] == ""
+
+
+def test_adjusted_p_values_are_shown_where_there_are_any():
+    assert shown(table_of_tests([{**TEST, "p_holm": 0.03}]))["p (Holm)"] == "0.03"
+    assert "p (Holm)" not in table_of_tests([TEST]).columns
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ HOSTILE = [
     'say "so" &amp; \\| \\\\',
     "",
 ]
-NUMBERS = ["1.20", "0.50±.25", "-1.2e-05", "–", "1e400", "007", "+3"]
+NUMBERS = ["1.20", "0.50±.25", "-1.2e-05", "–", "1e400", "∞", "+3"]
 
 
 def table(rows, columns=("name|of_it", "|Spearman| R²"), caption="cap_tion 5% | ±", records=()):
@@ -100,6 +100,7 @@ READ = {  # command -> sign, written down from the LaTeX companion
     r"\textsuperscript{2}": "²",
     r"$\pm$": "±",
     r"$\times$": "×",
+    r"$\infty$": "∞",
     r"\ldots{}": "…",
     "$-$": "−",
     "-{}": "-",

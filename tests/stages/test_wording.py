@@ -35,6 +35,7 @@ def test_intervals_are_short(mean, half_width, text):
         (0.123456, 3, "0.123"),
         (0.123456, 2, "0.12"),
         (-12345.6, 3, "-1.23e+04"),
+        (math.inf, 3, "∞"),
         (None, 3, "–"),
         (float("nan"), 3, "–"),
     ],

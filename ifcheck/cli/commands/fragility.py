@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifcheck.cli import options, terminal
 from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 from ifcheck.errors import EXIT_BELOW_THRESHOLD
+
+if TYPE_CHECKING:
+    from ifcheck.stages.fragility import Study
 
 SWEPT = ("depth", "width")
 STUDY_KEYS = {
@@ -70,11 +74,8 @@ def fragility(
     flags |= {f"{part}.stop_at_lr_floor": stop_at_lr_floor for part in ("train", "retrain")}
     config = session.configure(flags)
     from ifcheck.cli.summaries import misses_threshold
-    from ifcheck.cli.tables import show_study
-    from ifcheck.stages.columns import agreement_tables
-    from ifcheck.stages.exports import check_exports, export_table
+    from ifcheck.stages.exports import check_exports
     from ifcheck.stages.fragility import fragility as run_stage
-    from ifcheck.stages.tables import plain
 
     check_exports(export or (), [out])
     if session.dry_run:
@@ -85,15 +86,24 @@ def fragility(
         return
     with terminal.live_progress() as reporter:
         study = run_stage(config, out, reporter, beside)
-    for path in export or ():
+    _show(session, study, export or ())
+    if misses_threshold(study.summaries, config.evaluate.min_spearman):
+        raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _show(session: Session, study: Study, exports: Sequence[Path]) -> None:
+    from ifcheck.cli.tables import show_study
+    from ifcheck.stages.columns import agreement_tables
+    from ifcheck.stages.exports import export_table
+    from ifcheck.stages.tables import plain
+
+    for path in exports:
         export_table(path, *agreement_tables(study.summaries))
     if session.json:
         told = {**asdict(study), "out": str(study.out)}
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file
     else:
         show_study(study)
-    if misses_threshold(study.summaries, config.evaluate.min_spearman):
-        raise typer.Exit(EXIT_BELOW_THRESHOLD)
 
 
 def _sizes(depth: str | None, width: str | None) -> list[dict[str, str]] | None:

@@ -189,6 +189,12 @@ Beside = Annotated[
     Path | None,
     typer.Option("--beside", help="Another study, shown beside this one in figures 4 and 5."),
 ]
+Export = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--export", help="Also as a table: .md, .tex, or .csv in full precision; repeatable."
+    ),
+]
 Method = Annotated[str | None, typer.Option("--method", help="power, lanczos or dense.")]
 Density = Annotated[
     bool | None,

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ifcheck.cli import terminal
-from ifcheck.cli.terminal import UNDEFINED, number
+from ifcheck.stages.columns import AGREEMENT, CONTROLS, GAPS, PAIR, filled
 from ifcheck.stages.fragility import Cost, Study
 from ifcheck.stages.reporting import duration
+from ifcheck.stages.wording import UNDEFINED, interval, number, pair_name, size_name
 
 Row = Mapping[str, Any]
 
@@ -17,92 +18,25 @@ DISAGREEMENT_SHOWN = 0.05  # power iteration off by more than this is marked in 
 
 def show_agreement(summaries: Sequence[Row]) -> None:
     """Show one row per pair of an influence file and a retrain file."""
-    rows = [
-        [
-            pair_name(s),
-            interval(s["abs_spearman_mean"], s["abs_spearman_ci95"]),
-            number(s["spearman_median"]),
-            *_scale(s),
-            f"{number(s['top_k_overlap_mean'], 2)} ({number(s['top_k_chance'], 2)})",
-            number(s["null_drift_median"], 2),
-        ]
-        for s in summaries
-    ]
-    columns = [
-        "prediction / truth",
-        "|Spearman|",
-        "median",
-        "slope",
-        "R²",
-        "signs",
-        "top-k (chance)",
-        "drift",
-    ]
     sizes = sorted({s["group_size"] for s in summaries} - {1})
     groups = f", groups of {' and '.join(map(str, sizes))} rows" if sizes else ""
-    terminal.show_table(f"agreement of predicted and true changes{groups}", columns, rows)
+    title = f"agreement of predicted and true changes{groups}"
+    terminal.show_table(title, *filled(summaries, {**PAIR, **AGREEMENT}))
     for summary in summaries:
         _show_remarks(pair_name(summary), summary)
 
 
-def _scale(summary: Row) -> list[str]:
-    """Return slope, R² and share of equal signs; a baseline has no scale of its own."""
-    if summary["baseline"]:
-        return [UNDEFINED] * 3
-    numbers = (number(summary[name]) for name in ("slope_median", "r2_median"))
-    return [*numbers, number(summary["sign_agreement_mean"], 2)]
-
-
 def show_controls(summaries: Sequence[Row]) -> None:
     """Show what each agreement is to be held against."""
-    rows = [
-        [
-            pair_name(s),
-            _between(s["abs_spearman_low"], s["abs_spearman_high"]),
-            number(s["chance_p"], 2),
-            number(s["power"], 2),
-            number(s["signal_to_drift_median"], 2),
-            number(s["noise_ceiling_median"], 2),
-            interval(s["over_best_baseline"], s["over_best_baseline_ci95"]),
-        ]
-        for s in summaries
-    ]
-    columns = [
-        "prediction / truth",
-        "interval",
-        "chance p",
-        "power",
-        "signal/drift",
-        "ceiling",
-        "over baseline",
-    ]
-    terminal.show_table("controls", columns, rows)
-
-
-def _between(low: float, high: float) -> str:
-    return f"{number(low, 2)} to {number(high, 2)}" if low == low else UNDEFINED
+    terminal.show_table("controls", *filled(summaries, {**PAIR, **CONTROLS}))
 
 
 def show_gaps(gaps: Sequence[Row]) -> None:
     """Show by which steps each prediction comes to the last truth, and what each step costs."""
     if not gaps:
         return
-    rows = [
-        [
-            g["influence"].removesuffix(".npz").removeprefix("influence-"),
-            f"{g['before']} -> {g['after']}",
-            f"{g['share']:.0%}" if g["share"] == g["share"] else UNDEFINED,
-            number(g["spearman_median"]),
-            number(g["slope_median"]),
-            number(g["error_median"], 2),
-            number(g["gap_median"], 2),
-        ]
-        for g in gaps
-    ]
-    columns = ["prediction", "step", "share", "Spearman", "slope", "error, nats", "whole gap"]
-    terminal.show_table(
-        "the way from prediction to truth: shares of the gap, medians", columns, rows
-    )
+    title = "the way from prediction to truth: shares of the gap, medians"
+    terminal.show_table(title, *filled(gaps, GAPS))
 
 
 def show_paths(paths: Sequence[Row]) -> None:
@@ -126,13 +60,6 @@ def show_paths(paths: Sequence[Row]) -> None:
                 for row in rows
             ],
         )
-
-
-def pair_name(summary: Row) -> str:
-    """Return the two files' names without what all of them have in common."""
-    prediction = summary["influence"].removesuffix(".npz").removeprefix("influence-")
-    truth = summary["retrain"].removesuffix(".npz").removeprefix("retrain-")
-    return f"{prediction} / {truth}"
 
 
 def _show_remarks(name: str, summary: Row) -> None:
@@ -199,15 +126,6 @@ def _show_costs(costs: Mapping[str, Cost]) -> None:
     terminal.show_table("cost", ["stage", "time", "memory, at most until then"], rows)
 
 
-def interval(mean: float, half_width: float) -> str:
-    """Return mean ± half-width in as few characters as two digits take."""
-    if mean != mean:
-        return UNDEFINED
-    if half_width != half_width:
-        return f"{mean:.2f}"
-    return f"{mean:.2f}±{half_width:.2f}".replace("±0.", "±.")
-
-
 def _pair(row: Row) -> tuple[str, str, str]:
     return row["estimator"], row["truth"], row["retrain_params"]
 
@@ -219,16 +137,12 @@ def header(row: Row) -> str:
 
 def cell_name(row: Row) -> str:
     """Return variant and size of a row's cell."""
-    return f"{row['variant']} {_size(row)}"
+    return f"{row['variant']} {size_name(row)}"
 
 
 def _pair_header(pair: tuple[str, str, str]) -> str:
     estimator, truth, params = pair
     return f"{estimator}\n{truth}" + ("" if params == "head" else f":{params}")
-
-
-def _size(row: Row) -> str:
-    return f"{row['depth']}x{row['width']}" if row["depth"] is not None else row["network"]
 
 
 def _study_row(found: Sequence[Row], pairs: Sequence[tuple[str, str, str]]) -> list[str]:

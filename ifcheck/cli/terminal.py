@@ -25,8 +25,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ifcheck.stages.wording import UNDEFINED as UNDEFINED
+from ifcheck.stages.wording import number as number
+
 MAX_WIDTH = 100  # tables fit terminals of this width
-UNDEFINED = "–"
 SLOW_STEP_SECONDS = 2.0  # steps that took longer are told where no live display is possible
 
 
@@ -113,13 +115,6 @@ def show_facts(title: str, facts: Mapping[str, str]) -> None:
     for name, value in facts.items():
         table.add_row(name, Text(value, overflow="fold"))
     stdout().print(table)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with some significant digits, or a dash where it is undefined."""
-    if value is None or value != value:
-        return UNDEFINED
-    return "∞" if value == float("inf") else f"{value:.{digits}g}"
 
 
 @dataclass

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ifcheck.cli import terminal
-from ifcheck.cli.tables import cell_name, header, pair_name
-from ifcheck.cli.terminal import UNDEFINED
+from ifcheck.cli.tables import cell_name, header
+from ifcheck.stages.wording import UNDEFINED, pair_name
 
 Row = Mapping[str, Any]
 
@@ -73,12 +73,10 @@ def show_checks(summaries: Sequence[Row]) -> None:
 
 def show_steps(gaps: Sequence[Row]) -> None:
     """Tell each step of the way from a prediction to the last truth in a sentence."""
-    predictions = list(dict.fromkeys(gap["influence"] for gap in gaps))
-    for name in predictions:
-        short = name.removesuffix(".npz").removeprefix("influence-")
-        terminal.stdout().print(f"{short}, from prediction to truth:", style="bold")
+    for name in dict.fromkeys(map(prediction_name, gaps)):
+        terminal.stdout().print(f"{name}, from prediction to truth:", style="bold")
         for gap in gaps:
-            if gap["influence"] == name:
+            if prediction_name(gap) == name:
                 terminal.stdout().print(f"- {gap['sentence']}", soft_wrap=True)
 
 

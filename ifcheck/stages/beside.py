@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ifcheck.artifacts import read_artifact
 from ifcheck.config import Config, config_from_dict
-from ifcheck.errors import ArtifactUnreadable, OutputRefused
+from ifcheck.errors import ArtifactUnreadable
 from ifcheck.stages.cells import (
     TRAJECTORY_NAME,
     Cell,
@@ -18,7 +18,7 @@ from ifcheck.stages.cells import (
     retrain_name,
 )
 from ifcheck.stages.pictures import CellPictures, recorded
-from ifcheck.stages.resume import STUDY_FILE, read_identity
+from ifcheck.stages.resume import identity_of
 
 
 def finished_cells(folder: Path) -> list[CellPictures]:
@@ -26,18 +26,7 @@ def finished_cells(folder: Path) -> list[CellPictures]:
 
     Raises: ArtifactUnreadable where `folder` holds no study or none of these cells is finished.
     """
-    path = folder / STUDY_FILE
-    if not path.is_file():
-        raise ArtifactUnreadable(
-            f"{folder} is not the folder of a study: it has no {STUDY_FILE}.",
-            remedy="Give the folder that `ifcheck fragility --out` wrote.",
-        )
-    try:
-        identity = read_identity(path)
-    except OutputRefused as error:  # which speaks of a folder to write into
-        raise ArtifactUnreadable(
-            error.message, remedy="Run that study again, in another folder."
-        ) from error
+    identity = identity_of(folder)
     sections = {field.name for field in dataclasses.fields(Config)}
     cells = cells_of(config_from_dict({k: v for k, v in identity.items() if k in sections}))
     finished = [cell for cell in cells if is_finished(cell, folder)]

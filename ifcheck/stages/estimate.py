@@ -20,6 +20,7 @@ from ifcheck.errors import UnusableInput
 from ifcheck.memory import peak_memory_bytes
 from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
+from ifcheck.stages.compare import compare
 from ifcheck.stages.damping import check_held_out
 from ifcheck.stages.diagnose import Files, Part, parts_of
 from ifcheck.stages.eigen import eigen
@@ -128,6 +129,13 @@ def estimate_evaluation(
     """Return what `ifcheck evaluate` would need: it is quick enough to be done for it."""
     estimate = Estimate({"start": STARTUP_SECONDS})
     estimate.add("evaluate", _timed(evaluate, config, influence_files, retrain_files))
+    return estimate
+
+
+def estimate_comparison(config: Config, first: Path, second: Path) -> Estimate:
+    """Return what `ifcheck compare` would need: it is quick enough to be done for it."""
+    estimate = Estimate({"start": STARTUP_SECONDS})
+    estimate.add("compare", _timed(compare, config, first, second))
     return estimate
 
 

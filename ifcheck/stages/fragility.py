@@ -27,8 +27,10 @@ from ifcheck.stages.cells import (
     of_first_size,
     retrain_name,
 )
+from ifcheck.stages.columns import study_tables
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import Evaluation, evaluate
+from ifcheck.stages.exports import write_tables
 from ifcheck.stages.forecast import forecast
 from ifcheck.stages.influence import check_estimator, influence
 from ifcheck.stages.reporting import Prefixed, Reporter, Silent
@@ -85,8 +87,7 @@ def fragility(
     Files that the same configuration finished are used again, so an interrupted study goes
     on where it stopped. A cell that fails while running is recorded as failed and the others
     go on. `beside` is the folder of another study, whose first size figures 4 and 5 show first.
-    Raises: UnusableInput, OutputRefused; ArtifactUnreadable for `beside`; RunFailed if no cell
-    was left.
+    Raises: UnusableInput, OutputRefused; ArtifactUnreadable for `beside`; RunFailed without a cell.
     """
     reporter = reporter or Silent()
     others = [] if beside is None else finished_cells(beside)
@@ -129,6 +130,7 @@ def fragility(
     for name, found in {"paths": study.paths, "gaps": study.gaps}.items():
         if found:
             write_csv(out / f"{name}.csv", found, list(found[0]))
+    write_tables(out / "tables", study_tables(study.summaries, study.tests, study.gaps))
     shown = of_first_size([files.cell for files in finished])
     panels = [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)

@@ -70,6 +70,25 @@ def read_identity(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def identity_of(folder: Path) -> dict[str, Any]:
+    """Return what the numbers of the study in this folder depend on.
+
+    Raises: ArtifactUnreadable where it holds no study.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise ArtifactUnreadable(
+            f"{folder} is not the folder of a study: it has no {STUDY_FILE}.",
+            remedy="Give the folder that `ifcheck fragility --out` wrote.",
+        )
+    try:
+        return read_identity(path)
+    except OutputRefused as error:  # which speaks of a folder to write into
+        raise ArtifactUnreadable(
+            error.message, remedy="Run that study again, in another folder."
+        ) from error
+
+
 def reusable_training(folder: Path, description: Mapping[str, Any]) -> Artifact | None:
     """Return the finished `train.npz` of a cell, if its checkpoints are all as it left them."""
     artifact = _readable(folder / "train.npz", "train", description)

@@ -12,6 +12,7 @@ from ifcheck.agreement.verdict import Verdict, judge
 from ifcheck.artifacts import Artifact
 from ifcheck.config import VerdictConfig
 from ifcheck.removal import TRUTHS
+from ifcheck.stages.wording import prediction_name
 
 Row = dict[str, Any]
 
@@ -80,6 +81,6 @@ def _evidence(summary: Row, influence: Artifact, retrain: Artifact) -> Evidence:
         damping=damping,
         over_baseline=summary["over_best_baseline"],
         over_baseline_half_width=summary["over_best_baseline_ci95"],
-        best_baseline=summary["best_baseline"].removesuffix(".npz").removeprefix("influence-"),
+        best_baseline=prediction_name({"influence": summary["best_baseline"]}),
         obstacle=summary["reason"] if math.isnan(summary["spearman_mean"]) else "",
     )

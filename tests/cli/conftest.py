@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from ifcheck.cli.app import app
 from tests.benchmarks import sequential_loop as loop
+from tests.study_files import record, write_study
 
 TINY_RUN = ("--seeds", "2", "--epochs", "40", "--test-points", "ids:83")
 TINY_RETRAIN = ("--removals", "top-loss:4", "--epochs", "20")
@@ -100,8 +101,20 @@ def other_run(succeed, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def two_studies(tmp_path_factory) -> tuple[Path, Path]:
+    """The folders of two small studies, agreement better in the second. Read only."""
+    folder = tmp_path_factory.mktemp("two-studies")
+    before = [record(seed, spearman=0.5 + 0.01 * seed) for seed in range(4)]
+    after = [record(seed, spearman=0.7 + 0.012 * seed) for seed in range(4)]
+    return (
+        write_study(folder / "before", before, epochs=100),
+        write_study(folder / "after", after, epochs=200),
+    )
+
+
 @pytest.fixture
-def commands(run_folder) -> dict[str, tuple]:
+def commands(run_folder, two_studies) -> dict[str, tuple]:
     """A call of each command that works, without `--out`."""
     influence = ("--influence", run_folder / "influence-paper.npz")
     retrain = ("--retrain", run_folder / "retrain-warm.npz")
@@ -114,6 +127,7 @@ def commands(run_folder) -> dict[str, tuple]:
         "fragility": (*STUDY, "--variant", "l2", "--width", "5"),
         "diagnose": (*("diagnose", run_folder), *DIAGNOSE),
         "inspect": ("inspect", run_folder / "train.npz"),
+        "compare": ("compare", *two_studies),
     }
 
 

@@ -14,7 +14,17 @@ from ifcheck.cli.commands import COMMANDS
 from ifcheck.config import load_config
 from ifcheck.errors import Diverged, RunFailed
 
-NAMES = ["train", "influence", "retrain", "eigen", "evaluate", "fragility", "diagnose", "inspect"]
+NAMES = [
+    "train",
+    "influence",
+    "retrain",
+    "eigen",
+    "evaluate",
+    "fragility",
+    "diagnose",
+    "compare",
+    "inspect",
+]
 STAGES = {
     "train": "ifcheck.stages.train.train",
     "influence": "ifcheck.stages.influence.influence",
@@ -23,6 +33,7 @@ STAGES = {
     "evaluate": "ifcheck.stages.evaluate.evaluate",
     "fragility": "ifcheck.stages.fragility.fragility",
     "diagnose": "ifcheck.stages.diagnose.diagnose",
+    "compare": "ifcheck.stages.compare.compare",
 }
 WRITERS = [name for name in NAMES if name != "inspect"]
 DESCRIBED = ["train", "influence", "retrain", "eigen", "fragility"]
@@ -168,7 +179,7 @@ def test_a_dry_run_shows_its_estimate_as_a_table(name, commands, succeed, elsewh
     assert all(word in shown for word in ("would run", "in all", "memory", "MiB", "disk"))
 
 
-@pytest.mark.parametrize("name", ["evaluate", "inspect"])
+@pytest.mark.parametrize("name", ["evaluate", "inspect", "compare"])
 def test_a_dry_run_of_a_quick_command_says_so_as_json_too(
     name, commands, succeed, snapshot, run_folder, elsewhere
 ):

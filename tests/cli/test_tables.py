@@ -5,14 +5,13 @@ import math
 import pytest
 
 from ifcheck.cli.tables import (
-    interval,
     show_agreement,
     show_controls,
     show_gaps,
     show_paths,
     show_study,
 )
-from ifcheck.cli.terminal import MAX_WIDTH, number
+from ifcheck.cli.terminal import MAX_WIDTH
 from ifcheck.stages.fragility import Cost, Study
 from tests.cli.conftest import STUDY
 
@@ -268,31 +267,3 @@ def test_a_failed_cell_is_noted_below_the_table(summaries, capsys, tmp_path):
     shown = capsys.readouterr()
     assert "iris-mlp-depth1-width9-selu-none: failed: diverged" in shown.err
     assert "width9" not in shown.out
-
-
-@pytest.mark.parametrize(
-    ("mean", "half_width", "text"),
-    [
-        (0.5, 0.25, "0.50±.25"),
-        (1.0, 0.0, "1.00±.00"),
-        (0.123, 1.5, "0.12±1.50"),
-        (0.5, float("nan"), "0.50"),
-        (float("nan"), float("nan"), "–"),
-    ],
-)
-def test_intervals_are_short(mean, half_width, text):
-    assert interval(mean, half_width) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        (0.123456, 3, "0.123"),
-        (0.123456, 2, "0.12"),
-        (-12345.6, 3, "-1.23e+04"),
-        (None, 3, "–"),
-        (float("nan"), 3, "–"),
-    ],
-)
-def test_numbers_have_significant_digits_or_a_dash(value, digits, text):
-    assert number(value, digits) == text

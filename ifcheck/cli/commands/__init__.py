@@ -1,5 +1,6 @@
 """One module per command."""
 
+from ifcheck.cli.commands.compare import compare
 from ifcheck.cli.commands.diagnose import diagnose
 from ifcheck.cli.commands.eigen import eigen
 from ifcheck.cli.commands.evaluate import evaluate
@@ -12,5 +13,15 @@ from ifcheck.cli.session import with_common_options
 
 COMMANDS = {
     command.__name__: with_common_options(command)
-    for command in (train, influence, retrain, eigen, evaluate, fragility, diagnose, inspect)
+    for command in (
+        train,
+        influence,
+        retrain,
+        eigen,
+        evaluate,
+        fragility,
+        diagnose,
+        compare,
+        inspect,
+    )
 }

@@ -22,6 +22,7 @@ def evaluate(
     top_k: options.TopK = None,
     min_spearman: options.MinSpearman = None,
     require: options.Require = None,
+    export: options.Export = None,
     out: Annotated[Path | None, typer.Option("--out", help="File for the records.")] = None,
     force: options.Force = False,
 ) -> None:
@@ -39,9 +40,12 @@ def evaluate(
     from ifcheck.cli.summaries import misses_requirement, misses_threshold
     from ifcheck.cli.tables import show_agreement, show_controls, show_gaps, show_paths
     from ifcheck.cli.verdicts import show_verdicts
+    from ifcheck.stages.columns import agreement_tables
     from ifcheck.stages.evaluate import evaluate as run_stage
+    from ifcheck.stages.exports import check_exports, export_table
     from ifcheck.stages.tables import plain
 
+    check_exports(export or ())
     if session.dry_run:
         from ifcheck.cli.plans import show_plan
         from ifcheck.stages.estimate import estimate_evaluation
@@ -51,6 +55,8 @@ def evaluate(
     if out is not None:
         require_free(out, force)
     evaluation = run_stage(config, influence, retrain, eigen, out)
+    for path in export or ():
+        export_table(path, *agreement_tables(evaluation.summaries))
     if session.json:
         terminal.show_json(plain(evaluation.to_dict(config)))
     else:

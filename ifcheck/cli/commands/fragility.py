@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,6 +65,7 @@ def fragility(
     min_spearman: options.MinSpearman = None,
     require: options.Require = None,
     beside: options.Beside = None,
+    export: options.Export = None,
     out: Annotated[Path, typer.Option("--out", help="Study folder; resumed.")] = Path("study"),
 ) -> None:
     """Run the whole study: every stage for every size and variant, resumable.
@@ -74,8 +76,10 @@ def fragility(
     flags |= {f"{part}.stop_at_lr_floor": stop_at_lr_floor for part in ("train", "retrain")}
     config = session.configure(flags)
     from ifcheck.cli.summaries import misses_requirement, misses_threshold
+    from ifcheck.stages.exports import check_exports
     from ifcheck.stages.fragility import fragility as run_stage
 
+    check_exports(export or (), [out])
     if session.dry_run:
         from ifcheck.cli.plans import show_plan
         from ifcheck.stages.estimate import estimate_study
@@ -84,17 +88,21 @@ def fragility(
         return
     with terminal.live_progress() as reporter:
         study = run_stage(config, out, reporter, beside)
-    _show(session, study)
+    _show(session, study, export or ())
     missed = misses_threshold(study.summaries, config.evaluate.min_spearman)
     if missed or misses_requirement(study.summaries, config.verdict.require):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
 
 
-def _show(session: Session, study: Study) -> None:
+def _show(session: Session, study: Study, exports: Sequence[Path]) -> None:
     from ifcheck.cli.tables import show_study
     from ifcheck.cli.verdicts import show_study_verdicts
+    from ifcheck.stages.columns import agreement_tables
+    from ifcheck.stages.exports import export_table
     from ifcheck.stages.tables import plain
 
+    for path in exports:
+        export_table(path, *agreement_tables(study.summaries))
     if session.json:
         told = {**asdict(study), "out": str(study.out)}
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file

@@ -7,7 +7,7 @@ from typing import Any
 
 from ifcheck.cli import terminal
 from ifcheck.cli.tables import cell_name, header
-from ifcheck.stages.wording import UNDEFINED, pair_name
+from ifcheck.stages.wording import UNDEFINED, pair_name, prediction_name
 
 Row = Mapping[str, Any]
 

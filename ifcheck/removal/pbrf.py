@@ -106,7 +106,7 @@ class ProximalBregman:
     The response of a head is found to gradient norm 1e-10. That of a whole network is the local
     minimum that the descent from the trained weights leads to, to 1e-10 or, by L-BFGS, to 1e-7.
     With SELU or ReLU it may lie on a kink, where no gradient vanishes: `converged` is false there
-    and `gradient_norm` that of one side.
+    and `gradient_norm` that of one side. Weak damping may leave no minimum at all: losses of nan.
 
     Needs weight decay or `damping`, without which nothing holds the weights, and a softmax head:
     a Bayesian loss is not convex in the outputs and has no Bregman divergence. What is refused

@@ -106,7 +106,7 @@ EstimatorName = Annotated[
     typer.Option(
         "--estimator",
         help="objective, second-order, newton-step, paper, authors or authors-bnn; baselines: "
-        "gradient-dot, gradient-cosine, train-loss, same-class.",
+        "gradient-dot, gradient-cosine, train-loss, same-class, random.",
     ),
 ]
 Params = Annotated[

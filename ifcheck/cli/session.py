@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,10 @@ class Session:
 
         settings = merge_settings(self.config_file, {**self.flags, **flags}, self.assignments)
         return given_values(config_from_dict(settings), settings)
+
+    def asked(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Return, under dotted keys, what was given by flag or --set, for this command alone."""
+        return replace(self, config_file=None).explicit(flags)
 
     def _print(self, config: Config) -> None:
         import yaml

@@ -16,6 +16,9 @@ from ifcheck.curvature.rows import ROW_VALUES, HeadRows, NetworkRows, TrainingRo
 from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective
 from ifcheck.params import Layout
+from ifcheck.provenance import named_seed
+
+DRAWS = "random scores"  # for which seeds are drawn
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class LocalModel:
     test_gradients: Tensor  # (tests, params)
     regulariser_gradient: Tensor  # (params,)
     regulariser_curvature: Tensor  # (params,) the diagonal of its Hessian, which has no other part
+    draw_seeds: tuple[int, ...]  # (tests,) of what is drawn at random for each test point
     # Where the rows' own Hessians are of low rank.
     row_curvature: Callable[[], RowCurvature] | None = None
 
@@ -93,6 +97,7 @@ def local_model(
         test_gradients=test_gradients,
         regulariser_gradient=objective.regulariser_gradient(rows.parameters, is_rho),
         regulariser_curvature=objective.regulariser_curvature(rows.parameters, is_rho),
+        draw_seeds=tuple(named_seed(0, DRAWS, place) for place in range(len(test[1]))),
         row_curvature=row_curvature,
     )
 

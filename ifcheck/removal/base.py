@@ -115,6 +115,10 @@ class TruthMethod(Protocol):
 
     has_trajectory: ClassVar[bool]  # whether losses can be recorded along the way
     trains_again: ClassVar[bool]  # from initialisation, by the recipe of the training
+    takes_float64: ClassVar[bool]  # networks and rows, whatever type the training had
+    # Of the configuration's `retrain`, besides which rows leave; one that is not there has no
+    # effect. What is there may be refused with a reason of its own.
+    settings: ClassVar[frozenset[str]]
     normalisation: ClassVar[Normalisation | None]  # that it is defined with; None: what is asked
     proximal: ClassVar[bool]  # about the network as it was trained, near an optimum or not
     # Its place in the chain from a prediction to the training itself, each of whose members takes
@@ -122,8 +126,13 @@ class TruthMethod(Protocol):
     place: ClassVar[int]
     takes_back: ClassVar[str]
 
-    def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
-        """Say why retraining `params` of such a network depends on no seed; None where it does."""
+    def why_deterministic(
+        self, network: nn.Module, recipe: Recipe, params: str, rows: int
+    ) -> str | None:
+        """Say why retraining `params` of such a network depends on no seed; None where it does.
+
+        `rows` is the number of training rows.
+        """
 
     def cost(self, problem: RemovalProblem) -> int:
         """Return the number of progress units that `remove` will report."""

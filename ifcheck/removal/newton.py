@@ -17,6 +17,7 @@ from ifcheck.models import Network, evaluate
 from ifcheck.objective import Objective, uniform_weights, weighted_mean
 from ifcheck.params import Layout
 from ifcheck.removal.base import TRUTHS, RemovalProblem, Truth, split_null
+from ifcheck.removal.trust_region import trust_region_step
 
 # Of |grad|: float64 reaches about 1e-15 for softmax heads, 1e-14 for Bayesian ones of depth 8.
 GRADIENT_TOLERANCE = 1e-10
@@ -26,16 +27,6 @@ SHARED_WORK = 1e11
 SHARED_HESSIANS = 5  # for the first problem; two or three suffice where training came near
 SHARED_GAIN = 0.5  # share of the gradient that a step may leave
 WORK_PER_ROW = 64  # values per row and removal that a step handles at once, about
-
-# Of the decrease that the quadratic model predicts (Nocedal & Wright 2006, algorithm 4.1): below
-# the first a step is undone, below the second the region shrinks, above the third it grows.
-ACCEPTED, POOR, GOOD = 1e-4, 0.25, 0.75
-FACTOR = 4.0  # by which the damping that stands for the region's radius changes
-# A predicted decrease below this share of the objective is not measured by its difference: that is
-# rounding where the features of deep Bayesian networks have variances of 1e7.
-FINE = 1e-8
-LEAST_DAMPING = 1e-4  # of the Hessian's mean diagonal; less counts as none
-MAX_FACTORS = 60  # 4^60: a Hessian that is not positive definite then is not finite
 
 
 @dataclass(frozen=True)
@@ -97,9 +88,7 @@ class Optimum:
 def minimise_head(problem: HeadProblem, start: Tensor) -> Optimum:
     """Minimise the problems from `start` (problems, P), side by side, by a trust region.
 
-    The region's radius is steered through the damping of Newton's equation (More 1978): none as
-    long as the quadratic model predicts well, more where it does not or where the Hessian is not
-    positive definite. A problem that is not finite ends at nan.
+    A problem that is not finite ends at nan.
     """
     flat, damping = start.clone(), torch.zeros_like(start[:, 0])
     for steps in range(MAX_STEPS + 1):
@@ -108,8 +97,9 @@ def minimise_head(problem: HeadProblem, start: Tensor) -> Optimum:
         going = (norm > GRADIENT_TOLERANCE) & norm.isfinite()
         if steps == MAX_STEPS or not bool(going.any()):
             break
-        flat[going], damping[going] = _step(
-            problem.part(going), flat[going], slope[going], damping[going]
+        moving, at = problem.part(going), flat[going]
+        flat[going], damping[going] = trust_region_step(
+            moving, moving.hessian(at), at, slope[going], damping[going]
         )
     if problem.loss.convex:
         definite = torch.full_like(going, problem.objective.regularised)
@@ -190,54 +180,6 @@ def _simplified(problem: HeadProblem, flat: Tensor, factor: Tensor) -> tuple[Ten
     return flat, norm
 
 
-def _step(
-    problem: HeadProblem, flat: Tensor, slope: Tensor, damping: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return where a step leads, which is nowhere if it is undone, and the damping of the next.
-
-    A step is judged by the decrease of the objective over the one that was predicted. Near the
-    optimum, where rounding hides the decrease, it is judged by how much shorter a second step of
-    the same kind would be (Deuflhard 2011, section 2.1: natural monotonicity); where that would
-    not be shorter, an increase within rounding passes.
-    """
-    matrix = problem.hessian(flat)
-    least = LEAST_DAMPING * matrix.diagonal(dim1=-2, dim2=-1).abs().mean(-1)
-    factor, damping = _factorise(matrix, damping, least)
-    direction = -_solve_factored(factor, slope)
-    bend = (direction[:, None] @ matrix @ direction[..., None]).flatten()
-    predicted = -(slope * direction).sum(-1) - 0.5 * bend
-    before, after = problem.value(flat), flat + direction
-    slack = 4 * torch.finfo(flat.dtype).eps * before.abs()
-    ratio = (before - problem.value(after) + slack) / (predicted + slack)
-    length = direction.norm(dim=-1)
-    shorter = length - damping * _solve_factored(factor, direction).norm(dim=-1)  # as predicted
-    fine = (predicted <= FINE * before.abs()) & (shorter > 0)
-    if bool(fine.any()):
-        second = _solve_factored(factor, problem.gradient(after)).norm(dim=-1)
-        ratio = torch.where(fine, (length - second) / shorter, ratio)
-    accepted = ratio > ACCEPTED
-    larger = torch.maximum(FACTOR * damping, least)
-    smaller = torch.where(damping <= least, 0.0, damping / FACTOR)
-    following = torch.where(ratio > GOOD, smaller, torch.where(ratio > POOR, damping, larger))
-    return torch.where(accepted[:, None], after, flat), following
-
-
-def _solve_factored(factor: Tensor, right: Tensor) -> Tensor:
-    """Return the solutions (problems, P) of equations whose Cholesky factors are known."""
-    return torch.cholesky_solve(right[..., None], factor).squeeze(-1)
-
-
-def _factorise(matrix: Tensor, damping: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Cholesky factors of matrix + damping I, with more damping where there is none."""
-    identity = torch.eye(matrix.shape[-1]).to(matrix)
-    for _ in range(MAX_FACTORS):
-        factor, info = torch.linalg.cholesky_ex(matrix + damping[:, None, None] * identity)
-        if not bool(info.any()):
-            break
-        damping = torch.where(info > 0, torch.maximum(FACTOR * damping, least), damping)
-    return factor, damping
-
-
 def refusal(networks: Sequence[Network], train: tuple[Tensor, Tensor]) -> str:
     """Say why a softmax head's problem without weight decay has no unique finite optimum."""
     inputs, targets = train
@@ -292,12 +234,16 @@ class Newton:
 
     has_trajectory: ClassVar[bool] = False
     trains_again: ClassVar[bool] = False
+    takes_float64: ClassVar[bool] = True
+    settings: ClassVar[frozenset[str]] = frozenset({"params", "normalisation", "replicates"})
     normalisation: ClassVar[Normalisation | None] = None
     proximal: ClassVar[bool] = False
     place: ClassVar[int] = 2
     takes_back: ClassVar[str] = "distance of the trained network from its optimum"
 
-    def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
+    def why_deterministic(
+        self, network: nn.Module, recipe: Recipe, params: str, rows: int
+    ) -> str | None:
         return "the head's optimum is the same whatever the seed"
 
     def cost(self, problem: RemovalProblem) -> int:

@@ -37,12 +37,21 @@ class Scratch:
 
     has_trajectory: ClassVar[bool] = True
     trains_again: ClassVar[bool] = True
+    takes_float64: ClassVar[bool] = True  # to judge by; it trains in the type of the training
+    settings: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("params", "epochs", "stop_at_lr_floor"),  # those of the training, no others
+            *("normalisation", "replicates", "trajectory", "trajectory_every"),
+        }
+    )
     normalisation: ClassVar[Normalisation | None] = None
     proximal: ClassVar[bool] = False
     place: ClassVar[int] = 4
     takes_back: ClassVar[str] = "training again from initialisation"
 
-    def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
+    def why_deterministic(
+        self, network: nn.Module, recipe: Recipe, params: str, rows: int
+    ) -> str | None:
         return None
 
     def cost(self, problem: RemovalProblem) -> int:

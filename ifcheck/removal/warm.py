@@ -41,11 +41,25 @@ class Warm:
     place: ClassVar[int] = 3
     takes_back: ClassVar[str] = "retraining that does not reach the optimum"
     trains_again: ClassVar[bool] = False
+    takes_float64: ClassVar[bool] = False
+    settings: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("params", "epochs", "stop_at_lr_floor", "swa_restart"),
+            *("normalisation", "replicates", "trajectory", "trajectory_every"),
+        }
+    )
 
-    def why_deterministic(self, network: nn.Module, recipe: Recipe, params: str) -> str | None:
+    def why_deterministic(
+        self, network: nn.Module, recipe: Recipe, params: str, rows: int
+    ) -> str | None:
         draws = params == "all" and has_dropout(network)
-        if recipe.batch_size is not None or draws:
+        if draws or (recipe.batch_size is not None and recipe.batch_size < rows):
             return None
+        if recipe.batch_size is not None:
+            return (
+                f"one batch of {recipe.batch_size} holds all {rows} rows, whose order changes "
+                "nothing but the last digits"
+            )
         return "a retraining in full batches from the trained weights draws nothing at random"
 
     def cost(self, problem: RemovalProblem) -> int:

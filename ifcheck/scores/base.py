@@ -47,6 +47,8 @@ class Step(Protocol):
 
     has_path: ClassVar[bool]  # whether `damping_path` gives its scores along dampings
     is_baseline: ClassVar[bool]  # whether it uses no curvature, and is there to be beaten
+    # Parts of an estimator that change its scores; one that is not there has no effect. None: all.
+    uses: ClassVar[frozenset[str] | None]
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         """Refuse an estimator that the step is not known for. Raises: UnusableInput."""

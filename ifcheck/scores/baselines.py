@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class Baseline:
 
     has_path: ClassVar[bool] = False
     is_baseline: ClassVar[bool] = True
+    uses: ClassVar[frozenset[str] | None] = frozenset({"params"})
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         """Everything has baselines."""
@@ -70,6 +72,8 @@ class GradientCosine(Baseline):
 class TrainLoss(Baseline):
     """The row's own loss, in nats, whatever the test point."""
 
+    uses: ClassVar[frozenset[str] | None] = frozenset()
+
     def values(self, model: LocalModel) -> Tensor:
         return model.train_losses().expand(len(model.test_gradients), -1)
 
@@ -79,6 +83,25 @@ class TrainLoss(Baseline):
 class SameClass(Baseline):
     """1 for rows of the test point's class, 0 for others."""
 
+    uses: ClassVar[frozenset[str] | None] = frozenset()
+
     def values(self, model: LocalModel) -> Tensor:
         same = model.test_targets[:, None] == model.train_targets
         return same.to(model.test_gradients)
+
+
+@STEPS.register("random")
+@dataclass(frozen=True)
+class Random(Baseline):
+    """Standard normal numbers, drawn anew for each network and test point: they know nothing.
+
+    By the seeds that the model has for its test points, so that no number depends on company.
+    """
+
+    uses: ClassVar[frozenset[str] | None] = frozenset()
+
+    def values(self, model: LocalModel) -> Tensor:
+        drawn = [
+            np.random.default_rng(seed).standard_normal(model.rows) for seed in model.draw_seeds
+        ]
+        return torch.from_numpy(np.stack(drawn)).to(model.test_gradients)

@@ -100,6 +100,14 @@ class SameClassBaseline(_Baseline):
     step: str = "same-class"
 
 
+@ESTIMATORS.register("random")
+@dataclass(frozen=True)
+class RandomBaseline(_Baseline):
+    """Baseline: random numbers, the level that chance reaches."""
+
+    step: str = "random"
+
+
 @ESTIMATORS.register("paper")
 @dataclass(frozen=True)
 class PaperEstimator(Estimator):

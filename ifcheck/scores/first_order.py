@@ -44,6 +44,7 @@ class FirstOrder:
 
     has_path: ClassVar[bool] = True
     is_baseline: ClassVar[bool] = False
+    uses: ClassVar[frozenset[str] | None] = None
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         """Everything has a first order."""

@@ -43,6 +43,7 @@ class SecondOrder:
 
     has_path: ClassVar[bool] = False
     is_baseline: ClassVar[bool] = False
+    uses: ClassVar[frozenset[str] | None] = None
 
     def check(self, estimator: Estimator, layout: Layout, objective: Objective) -> None:
         check_plain_head(estimator, layout, objective)

@@ -111,14 +111,17 @@ def estimate_eigenvalues(config: Config, sources: Sequence[Path]) -> Estimate:
 
 
 def estimate_retraining(
-    config: Config, sources: Sequence[Path], influence_file: Path | None = None
+    config: Config,
+    sources: Sequence[Path],
+    influence_file: Path | None = None,
+    explicit: dict[str, Any] | None = None,
 ) -> Estimate:
-    """Return what `ifcheck retrain` would need."""
+    """Return what `ifcheck retrain` would need; `explicit` are the settings that the user gave."""
     estimate = Estimate({"start": STARTUP_SECONDS})
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "retrain.npz"
         trained = trained_configuration(sources, config)
-        estimate.add("retrain", _retraining(trained, sources, out, influence_file))
+        estimate.add("retrain", _retraining(trained, sources, out, influence_file, explicit))
         estimate.disk_bytes = _size(Path(folder))
     return estimate
 
@@ -259,12 +262,16 @@ def _training(config: Config, folder: Path) -> float:
 
 
 def _retraining(
-    config: Config, sources: Sequence[Path], out: Path, scores: Path | None = None
+    config: Config,
+    sources: Sequence[Path],
+    out: Path,
+    scores: Path | None = None,
+    explicit: dict[str, Any] | None = None,
 ) -> float:
     epochs = make_setup(config).config.retrain.epochs  # those of training for some truths
 
     def run(epochs: int) -> float:
-        return _timed(retrain, config, sources, out, None, None, scores, epochs)
+        return _timed(retrain, config, sources, out, None, explicit, scores, epochs)
 
     if not TRUTHS.create(config.retrain.truth).has_trajectory:
         return run(epochs)  # it has no epochs, and takes little time

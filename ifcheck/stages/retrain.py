@@ -23,6 +23,7 @@ from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.run import Run, load_run
 from ifcheck.stages.setup import Setup, make_setup, truth_method
 from ifcheck.stages.stage import stage
+from ifcheck.stages.testpoints import count_test_points
 from ifcheck.stages.train import blank_network
 from ifcheck.variants import averaged
 
@@ -128,8 +129,9 @@ def check_retraining(setup: Setup, with_scores: bool) -> str:
 def why_no_replicates(setup: Setup) -> str | None:
     """Say why the configured truth depends on no seed; None where it does."""
     settings = setup.config.retrain
+    tests = count_test_points(setup.config.data.test_points, setup.dataset)
     return TRUTHS.create(settings.truth).why_deterministic(
-        blank_network(setup), setup.recipe, settings.params
+        blank_network(setup), setup.recipe, settings.params, setup.dataset.train_rows(tests)
     )
 
 
@@ -170,9 +172,10 @@ def removal_problem(
     `epochs` take the place of the configured ones.
     """
     settings, setup = run.setup.config.retrain, run.setup
-    again = TRUTHS.create(settings.truth).trains_again
-    # What is trained again takes the rows in its own type, and is judged in float64.
-    dtype = setup.dtype if settings.params == "all" and not again else torch.float64
+    method = TRUTHS.create(settings.truth)
+    again = method.trains_again
+    own = settings.params == "all" and not method.takes_float64
+    dtype = setup.dtype if own else torch.float64
     every = settings.trajectory_every if settings.trajectory else None
     recipe = setup.plain_recipe(epochs or settings.epochs, every, settings.stop_at_lr_floor)
     live: Tensor | None = None

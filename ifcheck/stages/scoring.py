@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ifcheck.curvature.local import LocalModel, local_model
+from ifcheck.curvature.local import DRAWS, LocalModel, local_model
 from ifcheck.engines import run_each
+from ifcheck.provenance import named_seed
 from ifcheck.scores import (
     STEPS,
     DampingPath,
@@ -61,6 +62,9 @@ def score_networks(
         model = local_model(
             network, objective, estimator.params, tensors["train"], own, estimator.curvature
         )
+        seed, ids = int(run.seeds[index]), run.test_ids[index].tolist()
+        seeds = tuple(named_seed(seed, DRAWS, test_id) for test_id in ids)
+        model = replace(model, draw_seeds=seeds)
         path = None
         if estimator.damping_path:
             scores, path = damping_path(model, estimator)

@@ -202,3 +202,8 @@ def test_an_output_below_a_regular_file_is_refused(run_folder, refuse, tmp_path)
     (tmp_path / "file").touch()
     message = refuse("influence", run_folder, "--out", tmp_path / "file" / "scores.npz")
     assert "cannot write" in message
+
+
+def test_a_baseline_has_no_use_for_a_damping(run_folder, refuse, tmp_path):
+    flags = ("--estimator", "random", "--damping", "0.1", "--out", tmp_path / "scores.npz")
+    assert "which has no use for influence.damping" in refuse("influence", run_folder, *flags)

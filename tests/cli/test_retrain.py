@@ -18,7 +18,7 @@ def test_it_writes_the_losses_and_says_what_was_done(run_folder, succeed, tmp_pa
 
 
 def test_the_default_file_is_named_after_the_truth(run_folder, refuse):
-    message = refuse("retrain", run_folder, "--truth", "newton", *QUICK)
+    message = refuse("retrain", run_folder, "--truth", "newton", *QUICK[:2])
     assert "retrain-newton.npz exists already" in message
 
 
@@ -75,10 +75,10 @@ def test_what_has_no_meaning_for_a_truth_is_refused(
 
 def test_a_refused_truth_is_a_note_and_null(other_run, succeed, tmp_path):
     out = tmp_path / "truth.npz"
-    result = succeed("retrain", other_run, "--truth", "newton", *QUICK, "--out", out)
+    result = succeed("retrain", other_run, "--truth", "newton", *QUICK[:2], "--out", out)
     assert "note: refused: without weight decay the head problem" in result.stderr
     assert "converged      0%" in result.stdout
-    arguments = ("--truth", "newton", *QUICK, "--out", out, "--force", "--json")
+    arguments = ("--truth", "newton", *QUICK[:2], "--out", out, "--force", "--json")
     result = succeed("retrain", other_run, *arguments)
     assert "NaN" not in result.stdout
     record = json.loads(result.stdout)
@@ -143,3 +143,25 @@ def test_an_existing_file_is_refused_without_force(run_folder, refuse, tmp_path)
     message = refuse("retrain", run_folder, *QUICK, "--out", tmp_path / "truth.npz")
     assert "exists already" in message
     assert (tmp_path / "truth.npz").read_text() == "mine"
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--truth", "pbrf", "--normalisation", "n-1"), "no use for retrain.normalisation"),
+        (("--truth", "newton", "--set", "retrain.damping=0.1"), "no use for retrain.damping"),
+        (("--truth", "scratch", "--epochs", "7"), "retrain.epochs is"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(flags, message, dry, run_folder, refuse, tmp_path):
+    out = ("--out", tmp_path / "truth.npz")
+    assert message in refuse("retrain", run_folder, *flags, *QUICK[:2], *out, *dry)
+    assert not (tmp_path / "truth.npz").exists()
+
+
+def test_a_file_that_describes_another_truth_is_let_through(run_folder, succeed, tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("retrain:\n  epochs: 5\n  removals: top-loss:3\n", encoding="utf-8")
+    out = ("--out", tmp_path / "truth.npz")
+    succeed("retrain", run_folder, "--truth", "newton", "--config", file, *out)

@@ -297,7 +297,7 @@ def test_networks_do_not_move_and_progress_is_told(make_problem):
     method.remove(problem, reported.append)
     after = [p for network in problem.networks for p in network.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert sum(reported) == method.cost(problem) == 2
+    assert sum(reported) == method.cost(problem) == 2 * 3
 
 
 # --- refusals ------------------------------------------------------------------------------
@@ -317,21 +317,17 @@ def undamped(problem: RemovalProblem) -> RemovalProblem:
     return dataclasses.replace(problem, objective=Objective())
 
 
-def whole(problem: RemovalProblem) -> RemovalProblem:
-    return dataclasses.replace(problem, params="all")
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (whole, "not --params all"),
         (bayesian, "Bayesian loss is not convex in the outputs"),
         (live, "--swa-restart live"),
         (undamped, "without weight decay and damping"),
     ],
 )
-def test_what_has_no_response_is_refused_with_the_reason(change, reason, make_problem):
-    truth = pbrf(change(make_problem()), damping=0.0)
+@pytest.mark.parametrize("params", ["head", "all"])
+def test_what_has_no_response_is_refused_with_the_reason(change, reason, params, make_problem):
+    truth = pbrf(change(make_problem(params=params)), damping=0.0)
     (told,) = truth.reasons
     assert reason in told
     assert truth.loss_after.shape == (2, 2, 3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy import stats
 
 from ifcheck.curvature.local import local_model
 from ifcheck.models import MLP
@@ -14,6 +15,7 @@ from ifcheck.scores import ESTIMATORS, STEPS, influence_scores
 from tests import oracles
 from tests.curvature.test_local import ROWS, TEST, TRAIN
 from tests.scores.test_first_order import CLASSES, Problem, synthetic
+from tests.stages.test_scratch import named
 
 BASELINES = sorted(name for name in STEPS if STEPS.create(name).is_baseline)
 
@@ -24,7 +26,10 @@ def by_loops(problem: Problem) -> dict[str, np.ndarray]:
     sizes = np.outer(np.linalg.norm(test, axis=1), np.linalg.norm(train, axis=1))
     losses = oracles.softmax_loss(problem.theta, *problem.rows, CLASSES)
     same = np.array([[y == own for own in problem.targets] for y in problem.test_targets])
+    # The seeds of the test points at places 0 and 1 of a model that nothing else is known of.
+    draws = [np.random.default_rng(named(0, "random scores", t)) for t in (0, 1)]
     return {
+        "random": np.stack([draw.standard_normal(len(train)) for draw in draws]),
         "gradient-dot": test @ train.T,
         "gradient-cosine": test @ train.T / sizes,
         "train-loss": np.stack([losses, losses]),
@@ -64,6 +69,27 @@ def test_rows_without_a_gradient_score_nothing(name):
     problem = synthetic()
     values = problem._replace(theta=1e6 * problem.theta).scores(name).values
     assert values.isfinite().all()
+
+
+def test_chance_reaches_the_rank_correlation_that_the_permutation_has():
+    """Mean |Spearman| of 40 removals with random scores: 0.13, sqrt(2 / pi / 39)."""
+    true = np.arange(40) ** 2
+    scores = draws_of_random(range(2_000))[:, :40]
+    found = np.mean([abs(stats.spearmanr(own, true).statistic) for own in scores])
+    assert found == pytest.approx(np.sqrt(2 / np.pi / 39), abs=0.006)  # 0.128; four errors of it
+    assert found == pytest.approx(0.13, abs=0.01)
+
+
+def test_random_scores_depend_on_their_seed_alone():
+    scores = draws_of_random((7, 3, 11))
+    assert np.array_equal(draws_of_random((3,))[0], scores[1])
+    assert len(np.unique(scores)) == scores.size
+
+
+def draws_of_random(seeds) -> np.ndarray:
+    """Random scores of a model whose test points have these seeds. Shape: (seeds, rows)."""
+    model = dataclasses.replace(synthetic().model(), draw_seeds=tuple(seeds), rows=60)
+    return STEPS.create("random").values(model).numpy()
 
 
 def test_gradients_of_whole_networks_are_taken_in_blocks(monkeypatch):

@@ -91,6 +91,32 @@ def test_without_weight_decay_damping_makes_it_a_truth(removed):
     assert damped["converged"].all()
 
 
+def test_a_prediction_of_all_parameters_is_led_over_the_response_of_all(
+    removed, tiny, runs, tmp_path
+):
+    """Of networks trained in float32, which respond in float64."""
+    flags = {"retrain__params": "all", "retrain__damping": 0.05}
+    response = removed("pbrf", **flags)
+    assert response.meta["config"]["retrain"]["params"] == "all"
+    assert response.meta["dtype"] == "float64"
+    assert np.array_equal(response["null_loss_after"], response["loss_before"])
+    warm = removed("warm", **flags)
+    config = tiny(
+        {
+            "influence.params": "all",
+            "influence.curvature": "ggn",
+            "influence.damping": 0.05,
+            "influence.normalisation": "n",
+        }
+    )
+    scores = influence(config, [runs("l2")], tmp_path / "influence.npz")
+    found = evaluate(config, [scores.path], [response.path, warm.path])
+    ranked = [r["spearman"] for r in found.records if "pbrf" in r["retrain"]]
+    assert np.mean(ranked) > 0.97
+    steps = [(row["before"], row["after"]) for row in found.gaps]
+    assert steps == [("predicted", "pbrf"), ("pbrf", "warm")]
+
+
 def test_damping_changes_no_other_truth(removed):
     weak, strong = (removed("newton", retrain__damping=damping) for damping in (0.0, 1.0))
     assert np.array_equal(weak["loss_after"], strong["loss_after"])
@@ -99,7 +125,7 @@ def test_damping_changes_no_other_truth(removed):
 @pytest.mark.parametrize(
     ("variant", "flags", "reason"),
     [
-        ("l2", {"retrain__params": "all"}, "not --params all"),
+        ("bnn", {"retrain__params": "all"}, "no Bregman divergence"),
         ("l2-swa", {"retrain__swa_restart": "live"}, "--swa-restart live"),
         ("bnn", {}, "no Bregman divergence"),
     ],

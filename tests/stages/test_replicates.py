@@ -106,6 +106,17 @@ def test_a_truth_without_randomness_is_refused_with_the_reason(truth, reason, ti
     assert not (tmp_path / "truth.npz").exists()
 
 
+@pytest.mark.parametrize("size", [148, 400])
+def test_one_batch_of_all_rows_is_refused_with_their_number(size, tiny, tmp_path):
+    """The order of rows within it changes nothing but the last digits."""
+    flags = {"train.batch_size": size, "train.epochs": 3, "train.seeds": 1}
+    train(tiny(flags), tmp_path / "run")
+    config = tiny({**flags, "retrain.truth": "warm", "retrain.replicates": 2})
+    reason = f"one batch of {size} holds all 148 rows"
+    with pytest.raises(UnusableInput, match=reason):
+        retrain(config, [tmp_path / "run"], tmp_path / "truth.npz")
+
+
 STUDY = {
     "study.sizes": [{"depth": 1, "width": "4"}],
     "study.variants": "l2",

@@ -64,8 +64,10 @@ def influence(
     config = session.configure(flags, sources)
     from ifcheck.artifacts import require_free
     from ifcheck.cli.summaries import default_out
+    from ifcheck.stages.asked import check_influence_settings
     from ifcheck.stages.influence import influence as run_stage
 
+    check_influence_settings(config, session.asked(flags))
     if session.dry_run:
         from ifcheck.cli.plans import show_plan
         from ifcheck.stages.estimate import estimate_influence

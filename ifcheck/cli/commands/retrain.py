@@ -68,18 +68,21 @@ def retrain(
     config = session.configure(flags, sources)
     from ifcheck.artifacts import require_free
     from ifcheck.cli.summaries import default_out
+    from ifcheck.stages.asked import check_retrain_settings
     from ifcheck.stages.retrain import retrain as run_stage
 
+    check_retrain_settings(config, session.asked(flags))
+    explicit = session.explicit(flags)
     if session.dry_run:
         from ifcheck.cli.plans import show_plan
         from ifcheck.stages.estimate import estimate_retraining
 
-        show_plan(session, estimate_retraining(config, sources, influence))
+        show_plan(session, estimate_retraining(config, sources, influence, explicit))
         return
     target = out or default_out(sources, f"retrain-{config.retrain.truth}.npz")
     require_free(target, force)
     with terminal.live_progress() as reporter:
-        artifact = run_stage(config, sources, target, reporter, session.explicit(flags), influence)
+        artifact = run_stage(config, sources, target, reporter, explicit, influence)
     _show(session, artifact)
 
 

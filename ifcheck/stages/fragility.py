@@ -1,4 +1,4 @@
-"""Stage `fragility`: the whole study, cell by cell, resumable, with tables and pictures."""
+"""Stage `fragility`: the whole study, cell by cell, resumable, with tables, pictures, a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.errors import RunFailed, UnusableInput
 from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator
-from ifcheck.stages import comparisons, pictures, summaries
+from ifcheck.stages import comparisons, pictures, reports, summaries
 from ifcheck.stages.beside import finished_cells, label
 from ifcheck.stages.cells import (
     FINISHED_FILE,
@@ -80,13 +80,12 @@ class Study:
 def fragility(
     config: Config, out: Path, reporter: Reporter | None = None, beside: Path | None = None
 ) -> Study:
-    """Run every stage for every cell of the study; write tables and figures into `out`.
+    """Run every stage for every cell of the study; write tables, figures and a report into `out`.
 
     Files that the same configuration finished are used again, so an interrupted study goes
     on where it stopped. A cell that fails while running is recorded as failed and the others
     go on. `beside` is the folder of another study, whose first size figures 4 and 5 show first.
-    Raises: UnusableInput, OutputRefused; ArtifactUnreadable for `beside`; RunFailed if no cell
-    was left.
+    Raises: UnusableInput, OutputRefused; ArtifactUnreadable for `beside`; RunFailed without a cell.
     """
     reporter = reporter or Silent()
     others = [] if beside is None else finished_cells(beside)
@@ -136,6 +135,7 @@ def fragility(
         if files.cell in shown
     ]
     pictures.draw(out / "figures", study.summaries, [*others, *panels], reporter)
+    reports.write_study(study, config)
     return study
 
 

@@ -39,6 +39,8 @@ def interval(mean: float | None, half_width: float | None, reason: str = "") -> 
     """Return mean ± half-width, or the mean alone where there is no interval; sorts by the mean."""
     if mean is None or math.isnan(mean):
         return _undefined(reason)
+    if math.isinf(mean):
+        return number(mean)
     wide = half_width is not None and not math.isnan(half_width)
     return Number(float(mean), f"{mean:.2f} ± {half_width:.2f}" if wide else f"{mean:.2f}")
 

@@ -135,7 +135,8 @@ def fragility(
         for files in finished
         if files.cell in shown
     ]
-    pictures.draw(out / "figures", study.summaries, [*others, *panels], reporter)
+    shown_cells = [*others, *panels]
+    pictures.draw(out / "figures", study.summaries, shown_cells, reporter, study.paths, study.gaps)
     return study
 
 
@@ -276,7 +277,7 @@ class _CellFiles:
         return results, rows, evaluation
 
     def pictures(self, reporter: Reporter, title: str) -> pictures.CellPictures:
-        """Return what figures 4 and 5 show of this cell, from its first finished seed."""
+        """Return what pictures show of this cell alone, from its first finished seed."""
         truths = self.cell.config.study.truths
         recordable = [t for t in truths if TRUTHS.create(t.partition(":")[0]).has_trajectory]
         trajectory = pictures.recorded(self.retrains)
@@ -289,9 +290,10 @@ class _CellFiles:
         return pictures.CellPictures(
             title,
             self.cell.id,
-            self.influences[0],
+            self.influences,
             self.retrains,
             trajectory,
+            self.eigen,
         )
 
 

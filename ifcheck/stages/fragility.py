@@ -134,9 +134,17 @@ def fragility(
         for files in finished
         if files.cell in shown
     ]
-    pictures.draw(out / "figures", study.summaries, [*others, *panels], reporter)
-    reports.write_study(study, config)
+    _show(study, config, [*others, *panels], reporter)
     return study
+
+
+def _show(
+    study: Study, config: Config, cells: list[pictures.CellPictures], reporter: Reporter
+) -> None:
+    """Draw the pictures, then write the report that they are part of."""
+    folder = study.out / "figures"
+    drawn = pictures.draw(folder, study.summaries, cells, reporter, study.paths, study.gaps)
+    reports.write_study(study, config, drawn)
 
 
 def check_study(config: Config) -> list[Cell]:
@@ -276,7 +284,7 @@ class _CellFiles:
         return results, rows, evaluation
 
     def pictures(self, reporter: Reporter, title: str) -> pictures.CellPictures:
-        """Return what figures 4 and 5 show of this cell, from its first finished seed."""
+        """Return what pictures show of this cell alone, from its first finished seed."""
         truths = self.cell.config.study.truths
         recordable = [t for t in truths if TRUTHS.create(t.partition(":")[0]).has_trajectory]
         trajectory = pictures.recorded(self.retrains)
@@ -289,9 +297,10 @@ class _CellFiles:
         return pictures.CellPictures(
             title,
             self.cell.id,
-            self.influences[0],
+            self.influences,
             self.retrains,
             trajectory,
+            self.eigen,
         )
 
 

@@ -25,6 +25,7 @@ from ifcheck.report import (
     number,
     write_report,
 )
+from ifcheck.stages.pictures import Picture as DrawnFigure
 from ifcheck.stages.report_tables import (
     AGREEMENT,
     BESIDE_PUBLISHED,
@@ -69,21 +70,7 @@ class Drawn(NamedTuple):
     cell: str = ""
 
 
-def drawn_in(folder: Path, captions: Mapping[str, str] | None = None) -> list[Drawn]:
-    """Return the pictures of a folder by name, as SVG where there is one.
-
-    `captions` are by name without suffix; where they are given, pictures without one stay out.
-    """
-    files = {path.stem: path for suffix in ("png", "svg") for path in folder.glob(f"*.{suffix}")}
-    told = dict.fromkeys(sorted(files), "") if captions is None else captions
-    return [Drawn(_title(name), files[name], caption) for name, caption in told.items()]
-
-
-def _title(name: str) -> str:
-    return name.replace("-", " ").capitalize()
-
-
-def write_study(study: Study, config: Config) -> None:
+def write_study(study: Study, config: Config, drawn: Sequence[DrawnFigure]) -> None:
     """Write what a study found, with the pictures of its folder, as one page into the folder."""
     report = study_report(
         study.summaries,
@@ -91,9 +78,21 @@ def write_study(study: Study, config: Config) -> None:
         tests=study.tests,
         gaps=study.gaps,
         paths=study.paths,
-        pictures=drawn_in(study.out / "figures"),
+        pictures=drawn_into(study.out / "figures", drawn),
     )
     write_report(study.out / REPORT_FILE, report)
+
+
+def drawn_into(folder: Path, drawn: Sequence[DrawnFigure]) -> list[Drawn]:
+    """Return the pictures that were drawn into a folder, as SVG, titled by their names."""
+    return [
+        Drawn(
+            picture.name.replace("-", " ").capitalize(),
+            folder / f"{picture.name}.svg",
+            picture.caption,
+        )
+        for picture in drawn
+    ]
 
 
 def study_report(

@@ -45,6 +45,15 @@ GLOSSARY = {
     "add to 100%; a negative one leads back.",
     "error": "Size of a step, in nats; median.",
     "whole gap": "Size of all steps together, in nats; median.",
+    "damping": "What was added to the diagonal of the Hessian, in nats per squared parameter.",
+    "residual, at most": "Largest relative residual of the solves: how far they are from exact.",
+    "solved": "Share of solves that converged.",
+    "statistic": "What the test computes: F, H, chi squared, a difference or a correlation.",
+    "p": "Chance of a statistic as extreme if groups did not differ.",
+    "effect": "Size of a difference or link: eta squared, epsilon squared, Kendall's W, or a "
+    "correlation. 0 is none, 1 the largest.",
+    "from": "Lower end of the interval of a difference.",
+    "to": "Upper end of the interval of a difference.",
     "undefined": "A number that cannot be computed is shown as –, with a note below its table.",
 }
 

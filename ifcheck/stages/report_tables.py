@@ -50,8 +50,8 @@ GLOSSARY = {
     "solved": "Share of solves that converged.",
     "statistic": "What the test computes: F, H, chi squared, a difference or a correlation.",
     "p": "Chance of a statistic as extreme if groups did not differ.",
-    "effect": "Size of a difference or link: eta squared, epsilon squared, Kendall's W, or a "
-    "correlation. 0 is none, 1 the largest.",
+    "p, Holm": "The same, corrected for the other tests that ask the same question.",
+    "effect": "Size of the difference or link, on the scale that the table names; 0 is none.",
     "from": "Lower end of the interval of a difference.",
     "to": "Upper end of the interval of a difference.",
     "undefined": "A number that cannot be computed is shown as –, with a note below its table.",
@@ -74,8 +74,8 @@ class Entry:
 
 
 def text(title: str, content: Callable[[Row], Cell]) -> Entry:
-    """Return a column of words."""
-    return Entry(title, content, is_numeric=False)
+    """Return a column of words; it is left out where all rows are silent."""
+    return Entry(title, content, is_optional=True, is_numeric=False)
 
 
 def pair_name(row: Row) -> str:
@@ -105,7 +105,7 @@ def rows_table(caption: str, entries: Sequence[Entry], rows: Sequence[Row]) -> T
 
 
 def _is_defined(cell: Cell) -> bool:
-    return not isinstance(cell, Number) or cell.value is not None
+    return cell.value is not None if isinstance(cell, Number) else cell != ""
 
 
 # --- entries of summary rows ------------------------------------------------------------------
@@ -223,9 +223,8 @@ def gaps_tables(gaps: Sequence[Row]) -> list[Table]:
         Entry("slope", _plain("slope_median")),
         Entry("error", _plain("error_median", 2)),
         Entry("whole gap", _plain("gap_median", 2)),
+        text("what it says", lambda row: str(row.get("sentence") or "")),
     ]
-    if any(row.get("sentence") for row in gaps):
-        entries.append(text("what it says", lambda row: str(row.get("sentence") or "")))
     return [rows_table("The way from prediction to truth, step by step", entries, gaps)]
 
 
@@ -265,7 +264,9 @@ def _tests_table(caption: str, tests: Sequence[Row]) -> Table:
         text("test", lambda row: str(row["test"])),
         Entry("statistic", _plain("statistic")),
         Entry("p", _plain("p_value", 2)),
+        Entry("p, Holm", _plain("p_holm", 2), is_optional=True),
         Entry("effect", _plain("effect_size", 2), is_optional=True),
+        text("scale", lambda row: str(row.get("effect_name") or "")),
         Entry("from", _plain("low", 2), is_optional=True),
         Entry("to", _plain("high", 2), is_optional=True),
     ]

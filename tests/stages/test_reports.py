@@ -112,10 +112,19 @@ ANOVA = {
     "test": "one-way ANOVA",
     "statistic": 5.5,
     "p_value": 0.02,
+    "p_holm": 0.06,
+    "effect_name": "eta squared",
     "effect_size": 0.4,
     "reason": None,
 }
-TUKEY = {**ANOVA, "test": "Tukey HSD 1 - 3", "effect_size": None, "low": -0.1, "high": 0.2}
+TUKEY = {
+    **ANOVA,
+    "test": "Tukey HSD 1 - 3",
+    "effect_name": "",
+    "effect_size": None,
+    "low": -0.1,
+    "high": 0.2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -271,8 +280,10 @@ def test_a_signal_without_any_drift_is_infinite(report):
 def test_tests_of_two_groups_have_a_table_of_their_own(report):
     overall, pairwise = section(report, "tests").tables
     assert entry(overall, 0, "p") == Number(0.02, "0.02")
+    assert entry(overall, 0, "p, Holm") == Number(0.06, "0.06")
     assert entry(overall, 0, "effect").value == 0.4
-    assert [column.title for column in overall.columns][-1] == "effect"
+    assert [column.title for column in overall.columns][-1] == "scale"
+    assert entry(overall, 0, "scale") == "eta squared"
     assert [column.title for column in pairwise.columns][-2:] == ["from", "to"]
     assert (entry(pairwise, 0, "from").value, entry(pairwise, 0, "to").value) == (-0.1, 0.2)
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from ifcheck.artifacts import write_text
-from ifcheck.report.document import Badge, Cell, Picture, Report
+from ifcheck.report.document import MEDIA_TYPES, Badge, Cell, Picture, Report
 from ifcheck.report.numbers import Number
+from ifcheck.report.svg import slim
 
 TEMPLATE, STYLE, SCRIPT = "report.html.j2", "report.css", "report.js"
 
-# What needs no escape in a data: URI between quotes. `#` would end it, `%` start an escape; the
-# characters that autoescape minds take three here, up to five there.
-PLAIN_IN_SVG = " !$()*+,-./:;=?@[]^_`{|}~"
+# What needs no escape in a data: URI between double quotes; `#` would end it, `%` start an escape.
+PLAIN_IN_SVG = " !$'()*+,-./:;<=>?@[]^_`{|}~"
 
 # Shown with words, so that no meaning rests on colour.
 OUTCOME_TONES = {"pass": "good", "warn": "warn", "fail": "bad", "unknown": "unknown"}
@@ -76,13 +77,15 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _data_uri(picture: Picture) -> str:
-    """Return a picture as a data: URI; SVG as text, which is a quarter smaller than base64."""
-    if picture.media_type == "image/svg+xml":
-        on_one_line = " ".join(picture.content.decode().split())  # white space counts once in SVG
-        text = quote(on_one_line, safe=PLAIN_IN_SVG)
-        return f"data:{picture.media_type};charset=utf-8,{text}"
-    return f"data:{picture.media_type};base64,{base64.b64encode(picture.content).decode()}"
+def _data_uri(picture: Picture) -> Markup:
+    """Return a picture as a data: URI, escaped for an attribute between double quotes.
+
+    SVG is kept as text, which is a quarter smaller than base64.
+    """
+    if picture.media_type == MEDIA_TYPES[".svg"]:
+        content = quote(slim(picture.content), safe=PLAIN_IN_SVG)
+        return Markup(f"data:{picture.media_type};charset=utf-8,{content}")
+    return Markup(f"data:{picture.media_type};base64,{base64.b64encode(picture.content).decode()}")
 
 
 def _sort_key(cell: Cell) -> str | None:

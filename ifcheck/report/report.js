@@ -54,7 +54,10 @@
     const sortBy = (head, place) => {
       const order = head.ariaSort === "ascending" ? "descending" : "ascending";
       const sign = order === "ascending" ? 1 : -1;
-      const key = ({ cells }) => cells[place].dataset.key ?? cells[place].textContent.trim();
+      const key = ({ cells }) => {
+        const { number, rank } = cells[place].dataset;
+        return number ?? rank ?? cells[place].textContent.trim();
+      };
       const isNumeric = head.classList.contains("numeric");
       const rows = [...body.rows].sort((a, b) => compare(key(a), key(b), isNumeric, sign));
       body.append(...rows);

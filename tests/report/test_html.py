@@ -84,7 +84,7 @@ def test_every_cell_is_shown(page):
 
 def test_an_undefined_number_is_a_dash_with_its_reason_in_words(page):
     shown = page.all("table")[-1]
-    undefined = [e for e in shown.all("td") if e.attributes.get("data-key") == ""]
+    undefined = [e for e in shown.all("td") if e.attributes.get("data-number") == ""]
     assert len(undefined) == 2 * 8  # two of eight values in each of the eight columns of numbers
     for cell in undefined:
         # In which order a table has them decides which note it is.
@@ -97,7 +97,7 @@ def test_an_undefined_number_is_a_dash_with_its_reason_in_words(page):
 def test_a_defined_number_has_no_note(page):
     links = page.all("table")[0]
     assert [e.text for e in links.all("td")] == ["8", "20"]
-    assert [e.attributes["data-key"] for e in links.all("td")] == ["8.0", "20.0"]
+    assert [e.attributes["data-number"] for e in links.all("td")] == ["8.0", "20.0"]
 
 
 def test_an_undefined_check_tells_its_reason(page):

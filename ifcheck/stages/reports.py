@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,13 +87,15 @@ def write_study(study: Study, config: Config, drawn: Sequence[DrawnFigure]) -> N
 def drawn_into(folder: Path, drawn: Sequence[DrawnFigure]) -> list[Drawn]:
     """Return the pictures that were drawn into a folder, as SVG, titled by their names."""
     return [
-        Drawn(
-            picture.name.replace("-", " ").capitalize(),
-            folder / f"{picture.name}.svg",
-            picture.caption,
-        )
+        Drawn(_picture_title(picture.name), folder / f"{picture.name}.svg", picture.caption)
         for picture in drawn
     ]
+
+
+def _picture_title(name: str) -> str:
+    """Return `Figure 1: agreement` for figure-1-agreement, `Heat map` for heat-map."""
+    words = name.replace("-", " ").capitalize()
+    return re.sub(r"^(Figure \d+) ", r"\1: ", words)
 
 
 def study_report(

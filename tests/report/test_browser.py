@@ -290,10 +290,28 @@ def test_a_phone_scrolls_tables_and_never_the_page(browser, name, request):
     assert boxes[-1] == [True, "auto"]
 
 
+def test_words_of_verdicts_stay_whole_on_a_phone(browser, page):
+    browser.open(page, width=360)
+    browser.script("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    lines = browser.script(
+        "return [...document.querySelectorAll('.badge')]"
+        ".map((badge) => badge.clientHeight / parseFloat(getComputedStyle(badge).lineHeight))"
+        ".map(Math.round)"
+    )
+    assert len(lines) > 60
+    assert set(lines) == {1}
+
+
+def test_pictures_keep_a_legible_size_on_a_phone(browser, page):
+    browser.open(page, width=360)
+    assert browser.script("return document.querySelector('img').clientWidth") > 500
+
+
 def test_a_caption_stays_in_sight_while_its_table_scrolls(browser, page):
     browser.open(page, width=360)
     left, right = browser.script(
-        "const box = [...document.querySelectorAll('.scroll')].at(-1); box.scrollLeft = 200;"
+        "const box = [...document.querySelectorAll('.scroll:has(table)')].at(-1);"
+        "box.scrollLeft = 200;"
         "const caption = box.querySelector('caption span').getBoundingClientRect();"
         "return [caption.left, caption.right]"
     )

@@ -390,11 +390,15 @@ def test_the_report_says_what_made_it(report, config):
 
 def test_a_study_writes_its_report_beside_its_tables(rows, config, tmp_path):
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "heat-map.svg").write_bytes(SVG)
+    for name in ("heat-map", "figure-1-agreement"):
+        (tmp_path / "figures" / f"{name}.svg").write_bytes(SVG)
     study = Study(tmp_path, [], rows, [ANOVA])
-    write_study(study, config, [Picture("heat-map", "Each field is a cell.")])
+    write_study(study, config, [Picture("heat-map", "Fields."), Picture("figure-1-agreement", "")])
     page = parse((tmp_path / REPORT_FILE).read_text(encoding="utf-8"))
-    assert [e.attributes["alt"] for e in page.all("img")] == ["Heat map. Each field is a cell."]
+    assert [e.attributes["alt"] for e in page.all("img")] == [
+        "Heat map. Fields.",
+        "Figure 1: agreement.",
+    ]
     assert "depth 3, none" in [e.text for e in page.all("a")]
 
 

@@ -130,13 +130,12 @@ def fragility(
         if found:
             write_csv(out / f"{name}.csv", found, list(found[0]))
     shown = of_first_size([files.cell for files in finished])
-    panels = [
+    panels = others + [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
         for files in finished
         if files.cell in shown
     ]
-    shown_cells = [*others, *panels]
-    pictures.draw(out / "figures", study.summaries, shown_cells, reporter, study.paths, study.gaps)
+    pictures.draw(out / "figures", study.summaries, panels, reporter, study.paths, study.gaps)
     return study
 
 

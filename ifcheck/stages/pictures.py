@@ -139,7 +139,7 @@ def _remark(rows: Sequence[Row], cells: Sequence[CellPictures]) -> str:
     others = known - {cell.cell for cell in cells}
     if not others:
         return ""
-    return f"Only the cells of the study's first size are shown; {len(others)} others are not."
+    return f"Of {len(known)} cells {len(others)} are of other sizes and not shown."
 
 
 def _numbered(

@@ -95,7 +95,7 @@ def test_unequal_arrays_are_refused():
 
 def test_both_files_and_the_remark(tmp_path):
     caption = scatter(tmp_path / "scatter.png", [panel()], "Two others are not shown.")
-    assert caption.startswith("How to read: a circle is one removed row")
+    assert caption.startswith("How to read: a circle is one removal")
     assert caption.endswith(". Two others are not shown.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scatter.png", "scatter.svg"]
 

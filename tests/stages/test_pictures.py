@@ -237,8 +237,8 @@ def test_cells_that_are_not_shown_are_left_out_and_counted(
     assert [row["cell"] for row in panels["noise-ceiling.png"]] == ["cell-l2"]
     assert [row["cell"] for row in panels["damping-path.png"]] == ["cell-l2"]
     captions = {picture.name: picture.caption for picture in pictures}
-    assert "2 others are not" in captions["damping-path"]
-    assert "others" not in captions["heat-map"]
+    assert "Of 3 cells 2 are of other sizes and not shown." in captions["damping-path"]
+    assert "other sizes" not in captions["heat-map"]
 
 
 def test_more_panels_than_a_page_holds_go_to_further_files(

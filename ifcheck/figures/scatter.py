@@ -100,7 +100,7 @@ def draw_scatter(panels: Sequence[ScatterPanel], remark: str = "") -> Figure:
     canvas.legend(figure, [Line2D([], [], **look) for look in (REMOVAL, IDENTITY, FITTED)])
     canvas.caption(
         figure,
-        "How to read: a circle is one removed row, its predicted change of the test loss against "
+        "How to read: a circle is one removal, its predicted change of the test loss against "
         "its true, drift-corrected one (nats; positive: removal hurts); on the dashed line the "
         "prediction is exact, and circles along the solid line alone are ordered rightly (Spearman "
         "near 1) but scaled wrongly (slope far from 1)" + _left_out(panels, shown),

@@ -21,15 +21,39 @@ from ifcheck.figures.canvas import Floats
 PANEL_HEIGHT = 2.4  # inches
 DECADES = 6  # below the peak, where the smoothing's tail says nothing of eigenvalues any more
 ROOM = 3.0  # factor above the peak, for the marks
-FIRST: dict[str, Any] = {"color": canvas.BLUE, "linewidth": 1.3, "zorder": 3}
-BETWEEN: dict[str, Any] = {"color": canvas.SKY, "alpha": 0.45, "linewidth": 0, "zorder": 2}
-OTHERS: dict[str, Any] = {"color": "0.6", "linewidth": 0.7, "linestyle": "-.", "zorder": 1}
-ZERO: dict[str, Any] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0, "zorder": 1}
+FIRST: dict[str, Any] = {
+    "color": canvas.BLUE,
+    "linewidth": 1.3,
+    "zorder": 3,
+    "label": "first seed",
+}
+BETWEEN: dict[str, Any] = {
+    "color": canvas.SKY,
+    "alpha": 0.45,
+    "linewidth": 0,
+    "zorder": 2,
+    "label": "± one standard error",
+}
+OTHERS: dict[str, Any] = {
+    "color": "0.6",
+    "linewidth": 0.7,
+    "linestyle": "-.",
+    "zorder": 1,
+    "label": "other seeds",
+}
+ZERO: dict[str, Any] = {
+    "color": "0.3",
+    "linestyle": "--",
+    "linewidth": 1.0,
+    "zorder": 1,
+    "label": "zero",
+}
 TOP: dict[str, Any] = {
     "color": canvas.VERMILLION,
     "marker": "v",
     "linestyle": "none",
     "markersize": 7,
+    "label": "largest eigenvalues (first seed)",
     "zorder": 4,
 }
 
@@ -78,17 +102,19 @@ def draw_spectra(panels: Sequence[SpectrumPanel], remark: str = "") -> Figure:
     figure, drawn = canvas.panels(canvas.wrapped_places(len(shown)), PANEL_HEIGHT)
     for axes, panel in zip(drawn, shown, strict=True):
         _draw_panel(axes, panel)
+    missing = len(panels) - len(shown)
     several = any(len(panel.density) > 1 for panel in shown)
     uncertain = any(np.isfinite(panel.error[0]).any() for panel in shown)
     canvas.legend(figure, _handles(several, uncertain))
     canvas.caption(
         figure,
-        "How to read: where the line is high the Hessian has many eigenvalues, so a peak at the "
-        "dashed line are directions along which the loss is flat, everything left of it is "
-        "negative curvature, and triangles mark the eigenvalues of largest size (smoothed to "
-        "about a hundredth of the range: narrower peaks are its width)"
+        "How to read: where the line is high the Hessian has many eigenvalues; a peak at the "
+        "dashed line means directions along which the loss is flat, one to the left of it negative "
+        "curvature, and triangles mark the eigenvalues of largest size (all is smoothed to about a "
+        "hundredth of the range: no peak is narrower)"
         + "; the band is one standard error over random probes" * uncertain
         + "; the others are networks of other seeds" * several
+        + (f"; {missing} of {len(panels)} cells have no density" if missing else "")
         + ".",
         remark,
     )
@@ -115,11 +141,9 @@ def _draw_panel(axes: Axes, panel: SpectrumPanel) -> None:
 
 
 def _handles(several: bool, uncertain: bool) -> list[Artist]:
-    handles: list[Artist] = [Line2D([], [], label="first seed", **FIRST)]
+    handles: list[Artist] = [Line2D([], [], **FIRST)]
     if uncertain:
-        handles.append(Patch(label="± one standard error", **BETWEEN))
+        handles.append(Patch(**BETWEEN))
     if several:
-        handles.append(Line2D([], [], label="other seeds", **OTHERS))
-    handles.append(Line2D([], [], label="largest eigenvalues (first seed)", **TOP))
-    handles.append(Line2D([], [], label="zero", **ZERO))
-    return handles
+        handles.append(Line2D([], [], **OTHERS))
+    return [*handles, Line2D([], [], **TOP), Line2D([], [], **ZERO)]

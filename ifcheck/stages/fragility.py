@@ -129,12 +129,12 @@ def fragility(
         if found:
             write_csv(out / f"{name}.csv", found, list(found[0]))
     shown = of_first_size([files.cell for files in finished])
-    panels = [
+    panels = others + [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
         for files in finished
         if files.cell in shown
     ]
-    _show(study, config, [*others, *panels], reporter)
+    _show(study, config, panels, reporter)
     return study
 
 

@@ -139,7 +139,7 @@ def _remark(rows: Sequence[Row], cells: Sequence[CellPictures]) -> str:
     others = known - {cell.cell for cell in cells}
     if not others:
         return ""
-    return f"Only the cells of the study's first size are shown; {len(others)} others are not."
+    return f"Of {len(known)} cells {len(others)} are of other sizes and not shown."
 
 
 def _numbered(
@@ -177,7 +177,8 @@ def _with_own_damping(paths: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     found = []
     for along in paths:
         pair = pairs[along.get("cell"), along["influence"], along["retrain"]]
-        own = pair["damping_chosen"]["damping"] if pair["damping_chosen"] else pair["damping"]
+        chosen = pair.get("damping_chosen")
+        own = chosen["damping"] if chosen else pair["damping"]
         found.append(
             {
                 **along,
@@ -241,7 +242,9 @@ def _scatter_panels(cell: CellPictures) -> list[Any]:
 
 def _pair_name(influence: Artifact, retrain: Artifact) -> str:
     estimator = influence.meta["config"]["influence"]["estimator"]
-    return f"{estimator} against {retrain.meta['config']['retrain']['truth']}"
+    settings = retrain.meta["config"]["retrain"]
+    moved = "" if settings["params"] == "head" else f" ({settings['params']})"
+    return f"{estimator} against {settings['truth']}{moved}"
 
 
 def _spectrum_panels(cell: CellPictures) -> list[Any]:

@@ -110,19 +110,25 @@ def test_nothing_temporary_is_left(finished):
     assert not [p for p in finished.out.rglob("*") if p.name.startswith(".")]
 
 
-def test_pictures_are_png_files(finished):
-    names = sorted(p.name for p in (finished.out / "figures").iterdir())
-    assert names == [
-        "figure-1-agreement.png",
-        "figure-2-networks.png",
-        "figure-3-top-eigenvalue.png",
-        "figure-4-by-rank.png",
-        "figure-5-retraining.png",
+def test_pictures_are_png_and_svg_files(finished):
+    files = sorted((finished.out / "figures").iterdir())
+    names = [
+        "figure-1-agreement",
+        "figure-2-networks",
+        "figure-3-top-eigenvalue",
+        "figure-4-by-rank",
+        "figure-5-retraining",
+        "gap-waterfall",
+        "heat-map",
+        "noise-ceiling",
+        "scatter",
+        "scatter-2",
     ]
-    for name in names:
-        image = (finished.out / "figures" / name).read_bytes()
-        assert image.startswith(b"\x89PNG")
-        assert len(image) > 5_000
+    assert [p.name for p in files] == [f"{name}.{end}" for name in names for end in ("png", "svg")]
+    for file in files:
+        start = b"\x89PNG" if file.suffix == ".png" else b"<?xml"
+        assert file.read_bytes().startswith(start)
+        assert len(file.read_bytes()) > 5_000
 
 
 def test_results_have_a_row_for_every_comparison(finished):

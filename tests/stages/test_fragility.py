@@ -29,6 +29,7 @@ from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
 from ifcheck.stages.tables import plain
 from ifcheck.stages.train import train
+from tests.report.pages import parse
 
 SWEEP = {
     "study.sizes": [{"depth": 1, "width": "4,5"}],
@@ -85,7 +86,7 @@ def copied(finished, tmp_path):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Leave out what takes longest and is tested elsewhere: pictures and tests across cells."""
-    monkeypatch.setattr(stage.pictures, "draw", lambda *_: None)
+    monkeypatch.setattr(stage.pictures, "draw", lambda *_: [])
     monkeypatch.setattr(stage.comparisons, "compare_cells", lambda _: [])
 
 
@@ -129,6 +130,14 @@ def test_pictures_are_png_and_svg_files(finished):
         start = b"\x89PNG" if file.suffix == ".png" else b"<?xml"
         assert file.read_bytes().startswith(start)
         assert len(file.read_bytes()) > 5_000
+
+
+def test_the_report_shows_every_cell_and_picture(finished):
+    page = parse((finished.out / "report.html").read_text(encoding="utf-8"))
+    sections = {e.attributes["id"] for e in page.all("section")}
+    assert {f"cell-{cell}" for cell in CELLS} <= sections
+    assert len(page.all("img")) == len(list((finished.out / "figures").glob("*.svg")))
+    assert all(len(e.attributes["alt"]) > 40 for e in page.all("img"))  # how to read it
 
 
 def test_results_have_a_row_for_every_comparison(finished):

@@ -38,6 +38,7 @@ LAYERS = [
     "spectrum",
     "agreement",
     "figures",
+    "report",
     "stages",
     "cli",
     "__main__",

@@ -6,9 +6,11 @@ import re
 import struct
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
 
@@ -23,15 +25,17 @@ from ifcheck.figures import (
     figure_5,
 )
 from ifcheck.figures.bars import draw_bars
-from ifcheck.figures.canvas import DPI, LOOKS, looks
+from ifcheck.figures.canvas import BAND, DPI, GREY, LOOKS, looks
 from ifcheck.figures.removals import draw_ranks, draw_trajectories
 from ifcheck.figures.sweeps import draw_agreement, draw_eigenvalues
+from tests.figures.reading import caption_of, legend_of, require_legible, ticks_of, title_of
 
 FIVE = ["none", "swa", "l2", "l2-swa", "bnn"]
 SIX = list(itertools.product(["objective", "paper", "authors"], ["warm", "newton"]))
 ONE_SIZE = [(1, 5)]
 IRIS_SIZES = [(depth, 5) for depth in range(1, 9)] + [(1, w) for w in (8, 14, 20, 30, 40, 50)]
 CHANCE = 0.128
+EDGE = 1e-3  # an edge is found among 2001 points of a panel's height
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -95,33 +99,22 @@ def drawn(axes, label):
     return line.get_xdata(), line.get_ydata(), np.array([(high - low) / 2 for low, high in ends])
 
 
+def bands_of(axes):
+    """The grey bands of published values."""
+    shades = [c for c in axes.collections if isinstance(c, PolyCollection)]
+    return [shade for shade in shades if to_hex(shade.get_facecolor()[0]) == BAND.lower()]
+
+
+def edges_of(band, at):
+    """The lower and upper edge of a band at a place."""
+    (path,) = [p for p in band.get_paths() if p.get_extents().x0 < at < p.get_extents().x1]
+    low, high = path.get_extents().y0, path.get_extents().y1
+    inside = [y for y in np.linspace(low, high, 2001)[1:-1] if path.contains_point((at, y))]
+    return min(inside), max(inside)
+
+
 def labels(axes):
     return [container.get_label() for container in axes.containers]
-
-
-def caption_of(figure):
-    return figure.get_supxlabel().replace("\n", " ")
-
-
-def legend_of(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts()]
-
-
-def title_of(axes):
-    return axes.get_title().replace("\n", " ")
-
-
-def ticks_of(axes):
-    return [text.get_text() for text in axes.get_xticklabels()]
-
-
-def shown_ticks(axis):
-    """Labels of the ticks within the limits; an axis keeps some beyond."""
-    low, high = sorted(axis.get_view_interval())
-    for minor in (False, True):
-        places = axis.get_ticklocs(minor=minor)
-        labels_there = axis.get_ticklabels(minor=minor)
-        yield from (t for at, t in zip(places, labels_there, strict=True) if low <= at <= high)
 
 
 def picture_size(path):
@@ -144,20 +137,34 @@ def picture_size(path):
         (figure_5, trajectory_panels(2)),
     ],
 )
-def test_a_png_is_written_and_nothing_else(tmp_path, write, content):
+def test_a_png_and_an_svg_are_written_and_nothing_else(tmp_path, write, content):
     path = tmp_path / "new" / "figure.png"
-    assert write(path, content) is None
+    caption = write(path, content)
+    assert caption.startswith("How to read: ")
     assert picture_size(path)[0] == 10 * DPI
-    assert [file.name for file in path.parent.iterdir()] == ["figure.png"]
-    before = path.read_bytes()
+    files = sorted(path.parent.iterdir())
+    assert [file.name for file in files] == ["figure.png", "figure.svg"]
+    before = [file.read_bytes() for file in files]
     write(path, content)
-    assert path.read_bytes() == before  # the same input gives the same bytes
+    assert [file.read_bytes() for file in files] == before  # the same input gives the same bytes
+
+
+def test_an_svg_holds_its_texts_as_texts_and_no_date(tmp_path):
+    caption = figure_1(tmp_path / "figure.png", study(ONE_SIZE, FIVE[:4], SIX[-2:]))
+    root = ElementTree.parse(tmp_path / "figure.svg").getroot()
+    texts = list(root.iter("{http://www.w3.org/2000/svg}text"))
+    told = " ".join("".join(text.itertext()) for text in texts)
+    assert " ".join(caption.split()) in told
+    assert "estimator authors, truth warm" in told
+    assert all("sans-serif" in text.get("style") for text in texts)
+    assert not [node for node in root.iter() if node.tag.endswith("}date")]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
     figure_4(path, rank_panels(1))
-    before = path.read_bytes()
+    files = sorted(tmp_path.iterdir())
+    before = [file.read_bytes() for file in files]
 
     def full_disk(self, target, **options):
         target.write_bytes(b"half")
@@ -166,8 +173,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full_disk)
     with pytest.raises(RunFailed, match="No space left on device"):
         figure_4(path, rank_panels(2))
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == files
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
@@ -219,30 +226,14 @@ def test_empty_input_is_refused_and_writes_nothing(tmp_path, write):
     ids=["one size", "iris", "log", "symlog", "bars", "one bar", "ranks", "trajectories"],
 )
 def test_texts_are_legible_and_do_not_overlap(figure):
-    figure = figure()
-    figure.canvas.draw()
-    texts = [*figure.texts, *figure.legends[0].get_texts(), figure.legends[0].get_title()]
-    for axes in figure.axes:
-        texts += [axes.title, axes.xaxis.label, axes.yaxis.label, axes.yaxis.get_offset_text()]
-        texts += [*shown_ticks(axes.xaxis), *shown_ticks(axes.yaxis)]
-    assert any(text.get_text().startswith("How to read") for text in texts)
-    texts = [text for text in texts if text.get_text()]
-    assert min(text.get_fontsize() for text in texts) >= 8
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
-    for name, box in boxes:
-        assert box.x0 >= 0, name
-        assert box.y0 >= 0, name
-        assert box.x1 <= figure.bbox.x1, name
-        assert box.y1 <= figure.bbox.y1, name
-    for (one, box), (other, other_box) in itertools.combinations(boxes, 2):
-        assert not box.overlaps(other_box), (one, other)
+    require_legible(figure())
 
 
 def test_variants_differ_in_colour_marker_and_line():
     many = looks([*FIVE, *"abcdefghij"])
     known = [many[name] for name in FIVE]
     assert list(many)[:5] == FIVE
-    for field in ("color", "marker", "line"):
+    for field in ("color", "marker", "line", "hatch"):
         assert len({str(getattr(look, field)) for look in known}) == 5
     assert len({str(look) for look in many.values()}) == 15
     assert looks(["bnn", "none"]) == {"none": LOOKS["none"], "bnn": LOOKS["bnn"]}
@@ -326,16 +317,38 @@ def test_published_values_are_shown_with_the_estimator_they_are_of():
     rows = study([(1, 5), (2, 5)], ["none", "l2"], [("objective", "warm"), ("authors", "warm")])
     figure = draw_agreement(rows)
     plain, authors = figure.axes
-    assert labels(plain) == ["none", "l2"]
-    assert labels(authors) == ["published none", "none", "published l2", "l2"]
-    x, y, halves = drawn(authors, "published l2")
-    mine = [r for r in rows if r["estimator"] == "authors" and r["variant"] == "l2"]
-    np.testing.assert_allclose(y, [r["published_abs_spearman"] for r in mine])
-    np.testing.assert_allclose(halves, 0.05)
-    assert (x > drawn(authors, "l2")[0]).all()
-    line = authors.containers[0].lines[0]
-    assert to_hex(line.get_markerfacecolor()) == "#ffffff"
+    assert bands_of(plain) == []
+    assert len(bands_of(authors)) == 2
+    for band, variant in zip(bands_of(authors), ["none", "l2"], strict=True):
+        mine = [r for r in rows if r["estimator"] == "authors" and r["variant"] == variant]
+        for row, at in zip(mine, drawn(authors, variant)[0], strict=True):
+            low, high = edges_of(band, at)
+            assert low == pytest.approx(row["published_abs_spearman"] - 0.05, abs=EDGE)
+            assert high == pytest.approx(row["published_abs_spearman"] + 0.05, abs=EDGE)
     assert legend_of(figure) == ["none", "l2", "published", "expected by chance"]
+    assert "published values are means with 95% intervals" in caption_of(figure)
+
+
+def test_a_published_line_is_in_its_variants_style_and_passes_over_sizes_without_one():
+    rows = study([(1, 5), (2, 5), (3, 5)], ["l2"], [("authors", "warm")])
+    rows[1]["published_abs_spearman"] = None
+    axes = draw_agreement(rows).axes[0]
+    (line,) = [line for line in axes.lines if line.get_color() == GREY]
+    assert line.get_linestyle() == LOOKS["l2"].line
+    at = drawn(axes, "l2")[0]
+    ends = [rows[0]["published_abs_spearman"], rows[2]["published_abs_spearman"]]
+    assert np.interp(at, line.get_xdata(), line.get_ydata()).tolist() == pytest.approx(
+        [ends[0], np.mean(ends), ends[1]]
+    )
+
+
+def test_a_single_size_has_a_band_as_wide_as_its_variants_room():
+    axes = draw_agreement(study(ONE_SIZE, FIVE, [("authors", "warm")])).axes[0]
+    extents = sorted((b.get_paths()[0].get_extents() for b in bands_of(axes)), key=lambda e: e.x0)
+    assert len(extents) == 5
+    for one, other in itertools.pairwise(extents):
+        assert one.width > 0.1
+        assert one.x1 == pytest.approx(other.x0)
 
 
 def test_no_published_value_no_legend_entry():
@@ -457,11 +470,13 @@ def test_an_interval_that_reaches_below_zero_stays_on_the_log_axis(tmp_path):
     figure_3(tmp_path / "3.png", rows)
 
 
-def test_published_eigenvalues_are_marked_as_medians():
+def test_published_eigenvalues_are_lines_and_named_medians():
     rows = study(ONE_SIZE, ["l2"], published_top_eigenvalue=1.5)
     figure = draw_eigenvalues(rows)
-    assert drawn(figure.axes[0], "published l2")[1].tolist() == [1.5]
+    (line,) = [line for line in figure.axes[0].lines if line.get_color() == GREY]
+    assert set(line.get_ydata()) == {1.5}
     assert "published values are medians" in caption_of(figure)
+    assert "published" in legend_of(figure)
 
 
 # --- figure 4 --------------------------------------------------------------------------------
@@ -582,12 +597,27 @@ def test_intervals_of_bars_are_those_of_the_rows():
     assert high == pytest.approx(rows[0]["abs_spearman_mean"] + rows[0]["abs_spearman_ci95"])
 
 
-def test_published_bars_are_of_the_authors_estimator_alone():
-    figure = draw_bars(networks_of_images())
-    counts = [sum(isinstance(c, ErrorbarContainer) for c in a.containers) for a in figure.axes]
-    assert counts == [2, 4]
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["l2", "bnn", "expected by chance", "published"]
+def test_published_bands_over_bars_are_of_the_authors_estimator_alone():
+    rows = networks_of_images()
+    figure = draw_bars(rows)
+    plain, authors = figure.axes
+    assert bands_of(plain) == []
+    own = [row for row in rows if row["estimator"] == "authors"]
+    for variant, container, band in zip(
+        ["l2", "bnn"], bars_of(authors), bands_of(authors), strict=True
+    ):
+        mine = [row for row in own if row["variant"] == variant]
+        assert len(band.get_paths()) == len(mine)  # not joined from network to network
+        for bar, row in zip(container, mine, strict=True):
+            low, high = edges_of(band, bar.get_x() + bar.get_width() / 2)
+            assert low == pytest.approx(row["published_abs_spearman"] - 0.05, abs=EDGE)
+            assert high == pytest.approx(row["published_abs_spearman"] + 0.05, abs=EDGE)
+    assert legend_of(figure) == ["l2", "bnn", "expected by chance", "published"]
+    assert "a grey band is the published mean" in caption_of(figure)
+    without = networks_of_images(published_abs_spearman=None)
+    assert "published" not in " ".join(
+        [*legend_of(draw_bars(without)), caption_of(draw_bars(without))]
+    )
 
 
 def test_bars_without_any_value_are_refused():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,20 +17,16 @@ from matplotlib.patches import Patch
 
 from ifcheck.errors import UnusableInput
 from ifcheck.figures import canvas
+from ifcheck.figures.canvas import Look
 from ifcheck.figures.points import PUBLISHED_WITH, Row, number
 
 FILLED = 0.8  # share of the distance between two networks that the bars fill
+SOLID = 0.92  # share of its room that a bar fills
 HEIGHT = 2.4  # inches of a panel
-CHANCE: dict[str, Any] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
-PUBLISHED: dict[str, Any] = {
-    "color": canvas.GREY,
-    "marker": "o",
-    "markersize": 4.5,
-    "markerfacecolor": "white",
-    "linestyle": "none",
-    "elinewidth": 0.9,
-    "zorder": 4,
-}
+BAR: dict[str, Any] = {"edgecolor": "white", "linewidth": 0, "zorder": 2}  # hatched in white
+
+# Dark enough to be seen on a bar of any colour.
+PUBLISHED: dict[str, Any] = {"joined": False, "color": "0.2", "above": 2.5}
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class Bar:
     chance: float
 
 
-def figure_2(path: Path, rows: Sequence[Row]) -> None:
-    """Write a picture of |Spearman| of each network and variant to `path`, a PNG file.
+def figure_2(path: Path, rows: Sequence[Row]) -> str:
+    """Write a picture of |Spearman| of each network and variant to `path`, as `canvas.save`.
 
     Each row is a mapping with network, variant, estimator, truth, abs_spearman_mean and, where
     they exist, depth, width, abs_spearman_ci95, published_abs_spearman,
@@ -55,7 +52,7 @@ def figure_2(path: Path, rows: Sequence[Row]) -> None:
     truth has a panel. Raises: UnusableInput where no row has a value; OutputRefused, RunFailed as
     `canvas.save`. Reference: Epifano et al., figure 2.
     """
-    canvas.save(draw_bars(rows), path)
+    return canvas.save(draw_bars(rows), path)
 
 
 def draw_bars(rows: Sequence[Row]) -> Figure:
@@ -83,37 +80,43 @@ def draw_bars(rows: Sequence[Row]) -> Figure:
         for index, (variant, look) in enumerate(looks.items()):
             shift = (index - (len(looks) - 1) / 2) * FILLED / len(looks)
             own = [bar for bar in bars if (bar.panel, bar.variant) == (panel, variant)]
-            _draw_variant(axes, own, networks, shift, FILLED / len(looks), look.color)
+            _draw_variant(axes, own, networks, shift, FILLED / len(looks), look)
         for level in sorted({round(b.chance, 3) for b in bars if math.isfinite(b.chance)}):
-            axes.axhline(level, **CHANCE)
-    handles: list[Any] = [Patch(color=look.color, label=name) for name, look in looks.items()]
-    handles.append(Line2D([], [], label="expected by chance", **CHANCE))
-    if any(math.isfinite(bar.published) for bar in bars):
-        hollow = {key: value for key, value in PUBLISHED.items() if key != "elinewidth"}
-        handles.append(Line2D([], [], label="published", **hollow))
+            axes.axhline(level, **canvas.CHANCE)
+    handles: list[Artist] = [bar_handle(name, look) for name, look in looks.items()]
+    handles.append(Line2D([], [], label="expected by chance", **canvas.CHANCE))
+    published = any(math.isfinite(bar.published) for bar in bars)
+    if published:
+        handles.append(canvas.published_handle(with_interval=True, color=PUBLISHED["color"]))
     canvas.legend(figure, handles)
     missing = sum(math.isnan(bar.value) for bar in bars)
     canvas.caption(
         figure,
         "How to read: the higher a bar, the better the predicted changes of the test loss order "
         "the true ones (mean |Spearman|, with its 95% interval over seeds)"
+        + "; a grey band is the published mean with its 95% interval" * published
         + (f"; {missing} of {len(bars)} have no value and are left out." if missing else "."),
     )
     return figure
 
 
 def _draw_variant(
-    axes: Axes, bars: Sequence[Bar], networks: Sequence[str], shift: float, width: float, color: str
+    axes: Axes, bars: Sequence[Bar], networks: Sequence[str], shift: float, width: float, look: Look
 ) -> None:
     x = np.array([networks.index(bar.network) + shift for bar in bars])
     values = np.array([bar.value for bar in bars])
-    axes.bar(x, values, 0.92 * width, color=color, zorder=2)
+    axes.bar(x, values, SOLID * width, color=look.color, hatch=look.hatch, **BAR)
     half_widths = np.array([bar.half_width for bar in bars])
     axes.errorbar(x, values, half_widths, color="0.15", linestyle="none", capsize=2, zorder=3)
     published = np.array([bar.published for bar in bars])
     if np.isfinite(published).any():
         around = np.array([bar.published_half_width for bar in bars])
-        axes.errorbar(x + width / 4, published, around, **PUBLISHED)
+        canvas.published_band(axes, x, published, around, width, **PUBLISHED)
+
+
+def bar_handle(name: str, look: Look) -> Patch:
+    """Return what the legend shows of bars."""
+    return Patch(facecolor=look.color, hatch=look.hatch, edgecolor="white", label=name)
 
 
 def _read_bar(row: Row) -> Bar:

@@ -175,6 +175,22 @@ def number(row: Row, column: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
+def named_pair(row: Row) -> tuple[str, str]:
+    """Return the estimator and the truth of a row; of parameters other than the head's, with them.
+
+    Raises: UnusableInput where the row names neither.
+    """
+    try:
+        estimator, truth = str(row["estimator"]), str(row["truth"])
+    except KeyError as error:
+        raise UnusableInput(
+            f"a row does not name its pair ({error!r}); expected estimator and truth.",
+            remedy="Give the rows of an evaluation's summaries.",
+        ) from error
+    params = row.get("retrain_params")
+    return estimator, truth + (f" ({params})" if params not in (None, "", "head") else "")
+
+
 def _merged(first: Point, second: Point, source: Source) -> Point:
     """Return the defined one of two points of the same cell; refuse contradicting ones."""
     same = math.isclose(first.value, second.value, rel_tol=SAME_RTOL)

@@ -107,8 +107,8 @@ class TrajectoryPanel:
         return np.asarray(np.isfinite(self.changes).all(axis=1))
 
 
-def figure_4(path: Path, panels: Sequence[RankPanel]) -> None:
-    """Write a picture of predicted and true changes by rank to `path`, a PNG file.
+def figure_4(path: Path, panels: Sequence[RankPanel]) -> str:
+    """Write a picture of predicted and true changes by rank to `path`, as `canvas.save`.
 
     Removals stand in the order of falling |predicted|, from 1; both changes share one axis.
     Removals without both changes are left out, and the caption counts them.
@@ -116,11 +116,11 @@ def figure_4(path: Path, panels: Sequence[RankPanel]) -> None:
     Raises: UnusableInput where no panel has a removal to draw; OutputRefused, RunFailed as
     `canvas.save`. Reference: Epifano et al., figure 4.
     """
-    canvas.save(draw_ranks(panels), path)
+    return canvas.save(draw_ranks(panels), path)
 
 
-def figure_5(path: Path, panels: Sequence[TrajectoryPanel]) -> None:
-    """Write a picture of the test loss along retraining to `path`, a PNG file.
+def figure_5(path: Path, panels: Sequence[TrajectoryPanel]) -> str:
+    """Write a picture of the test loss along retraining to `path`, as `canvas.save`.
 
     A line is one removed row: the test loss minus `before`, in nats. Lines have gaps where the
     loss is not finite, and the caption counts them.
@@ -128,7 +128,7 @@ def figure_5(path: Path, panels: Sequence[TrajectoryPanel]) -> None:
     Raises: UnusableInput where no panel has a line to draw; OutputRefused, RunFailed as
     `canvas.save`. Reference: Epifano et al., figure 5.
     """
-    canvas.save(draw_trajectories(panels), path)
+    return canvas.save(draw_trajectories(panels), path)
 
 
 def draw_ranks(panels: Sequence[RankPanel]) -> Figure:

@@ -20,22 +20,13 @@ from ifcheck.figures.canvas import Look
 from ifcheck.figures.points import AGREEMENT, EIGENVALUE, Point, Row, Source, Sweep
 
 SPREAD = 0.72  # share of the distance between two sizes that the variants fill
-PUBLISHED_SHIFT = 0.4  # of the distance between two variants
 AGREEMENT_HEIGHT, EIGENVALUE_HEIGHT = 2.4, 3.4  # inches of a panel
 SYMLOG_DECADES = 8  # a symlog axis is linear below its largest value by this many decades
 SYMLOG_TICKS = 10  # at most about this many on an axis
 ROOM = 2.0  # factor by which a log axis goes beyond the values on it
-DASHED: dict[str, Any] = {"color": "0.3", "linestyle": "--", "linewidth": 1.0}
 OURS: dict[str, Any] = {"linewidth": 1.1, "elinewidth": 1.1, "capsize": 1.5, "zorder": 3}
-PUBLISHED: dict[str, Any] = {
-    "color": canvas.GREY,
-    "ecolor": "0.78",
-    "elinewidth": 0.9,
-    "linestyle": "none",
-    "markerfacecolor": "white",
-    "zorder": 2,
-}
 MARKER_SIZE = 4.5  # points
+RELEASED = "in their variant's line, joined over sizes that were not released"
 
 
 @dataclass(frozen=True)
@@ -69,12 +60,18 @@ class Drawing:
         """Whether a released value is shown."""
         return any(math.isfinite(p.published) for panel in self.panels for p in panel.shown)
 
+    @property
+    def has_published_interval(self) -> bool:
+        """Whether a released value is shown with its interval."""
+        shown = [point for panel in self.panels for point in panel.shown]
+        return any(math.isfinite(p.published + p.published_half_width) for p in shown)
+
     def add_legend(self, rows: Sequence[Row], more: Sequence[Artist]) -> None:
         """Name the variants, the published values, `more`, and what all rows have in common."""
         looks = canvas.looks(point.variant for point in self.points)
         handles: list[Artist] = [_handle(name, look) for name, look in looks.items()]
         if self.has_published:
-            handles.append(_handle("published", Look(canvas.GREY, "o", "none"), hollow=True))
+            handles.append(canvas.published_handle(self.has_published_interval))
         networks = {(row.get("dataset"), row.get("network")) for row in rows}
         shared = networks.pop() if len(networks) == 1 else ()
         title = ", ".join(str(name) for name in shared if name)
@@ -95,8 +92,8 @@ class Drawing:
         return "".join(f"; {part}" for part in parts) + "."
 
 
-def figure_1(path: Path, rows: Sequence[Row]) -> None:
-    """Write a picture of |Spearman| against size to `path`, a PNG file.
+def figure_1(path: Path, rows: Sequence[Row]) -> str:
+    """Write a picture of |Spearman| against size to `path`, as `canvas.save`.
 
     Each row is a mapping with depth, width, variant, estimator, truth, abs_spearman_mean and,
     where they exist, abs_spearman_ci95, published_abs_spearman, published_abs_spearman_ci95
@@ -107,11 +104,11 @@ def figure_1(path: Path, rows: Sequence[Row]) -> None:
     Raises: UnusableInput as `points.read_points`; OutputRefused, RunFailed as `canvas.save`.
     Reference: Epifano et al., figure 1.
     """
-    canvas.save(draw_agreement(rows), path)
+    return canvas.save(draw_agreement(rows), path)
 
 
-def figure_3(path: Path, rows: Sequence[Row]) -> None:
-    """Write a picture of the Hessian's top eigenvalue against size to `path`, a PNG file.
+def figure_3(path: Path, rows: Sequence[Row]) -> str:
+    """Write a picture of the Hessian's top eigenvalue against size to `path`, as `canvas.save`.
 
     Each row is a mapping with depth, width, variant, top_eigenvalue_mean and, where they
     exist, top_eigenvalue_ci95 (half-width), published_top_eigenvalue, seeds, dataset, network.
@@ -121,21 +118,21 @@ def figure_3(path: Path, rows: Sequence[Row]) -> None:
     Raises: UnusableInput as `points.read_points`; OutputRefused, RunFailed as `canvas.save`.
     Reference: Epifano et al., figure 3.
     """
-    canvas.save(draw_eigenvalues(rows), path)
+    return canvas.save(draw_eigenvalues(rows), path)
 
 
 def draw_agreement(rows: Sequence[Row]) -> Figure:
     """Return figure 1; arguments and errors as there."""
     drawing = _draw(rows, AGREEMENT, "|Spearman|", AGREEMENT_HEIGHT)
     levels = [level for axes, panel in drawing for level in _draw_chance(axes, panel)]
-    chance = [Line2D([], [], label="expected by chance", **DASHED)] if levels else []
+    chance = [Line2D([], [], label="expected by chance", **canvas.CHANCE)] if levels else []
     drawing.add_legend(rows, chance)
     canvas.caption(
         drawing.figure,
         "How to read: the higher a marker, the better the predicted changes of the test loss "
         "order the true ones (mean |Spearman|; 1: the same order, or exactly the reverse)"
         + ", while at the dashed line they agree no better than by chance" * bool(levels)
-        + drawing.remarks(),
+        + drawing.remarks(published=f"means with 95% intervals, {RELEASED}"),
     )
     return drawing.figure
 
@@ -150,7 +147,7 @@ def draw_eigenvalues(rows: Sequence[Row]) -> Figure:
         drawing.figure,
         "How to read: the higher a marker, the more sharply the loss bends in its steepest "
         "direction (mean largest eigenvalue of the Hessian, on a logarithmic axis)"
-        + drawing.remarks(published="medians"),
+        + drawing.remarks(published=f"medians, {RELEASED}"),
     )
     return drawing.figure
 
@@ -193,7 +190,7 @@ def _arrange(found: Sequence[Point]) -> list[Panel]:
 def _draw_variant(
     axes: Axes, panel: Panel, variant: str, look: Look, shift: float, step: float
 ) -> None:
-    """Draw a variant's published values behind and ours in front, moved by `shift` along x."""
+    """Draw a variant's published band behind and our values in front, moved by `shift` along x."""
     by_size = {point.size: point for point in panel.shown if point.variant == variant}
     on_x = {i: by_size[size] for i, size in enumerate(panel.sweep.sizes) if size in by_size}
     x = np.full(len(panel.sweep.sizes), np.nan)
@@ -202,9 +199,10 @@ def _draw_variant(
         x[i], values[i], bars[i] = i + shift, point.value, point.half_width
         published[i], published_bars[i] = point.published, point.published_half_width
     marker: dict[str, Any] = {"marker": look.marker, "markersize": MARKER_SIZE}
-    if np.isfinite(published).any():
-        name, beside = f"published {variant}", x + PUBLISHED_SHIFT * step
-        axes.errorbar(beside, published, published_bars, label=name, **marker, **PUBLISHED)
+    released = np.isfinite(published)
+    if released.any():
+        known = (x[released], published[released], published_bars[released])
+        canvas.published_band(axes, *known, step, line=look.line)
     line = axes.errorbar(
         x, values, bars, label=variant, color=look.color, linestyle=look.line, **marker, **OURS
     )
@@ -216,7 +214,7 @@ def _draw_chance(axes: Axes, panel: Panel) -> list[float]:
     axes.set_ylim(0, 1)
     levels = {round(point.chance, 3) for point in panel.shown if math.isfinite(point.chance)}
     for level in sorted(levels):
-        axes.axhline(level, **DASHED)
+        axes.axhline(level, **canvas.CHANCE)
     return sorted(levels)
 
 
@@ -243,7 +241,7 @@ def _scale_eigenvalues(axes: Axes, on_panel: Iterable[Point]) -> None:
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=1)
 
 
-def _handle(name: str, look: Look, hollow: bool = False) -> Line2D:
+def _handle(name: str, look: Look) -> Line2D:
     return Line2D(
         [],
         [],
@@ -251,7 +249,6 @@ def _handle(name: str, look: Look, hollow: bool = False) -> Line2D:
         marker=look.marker,
         linestyle=look.line,
         markersize=MARKER_SIZE + 1,
-        markerfacecolor="white" if hollow else look.color,
         linewidth=1.2,
         label=name,
     )

@@ -45,8 +45,10 @@ def _pictures(cell: Cell, folder: Path) -> CellPictures:
     trajectory = recorded(retrains)
     if trajectory is None and alone.is_file():
         trajectory = read_artifact(alone, "retrain")
-    scores = read_artifact(folder / f"{influence_name(study.estimators[0])}.npz", "influence")
-    return CellPictures(label(cell), cell.id, scores, retrains, trajectory)
+    names = [f"{influence_name(name)}.npz" for name in study.estimators]
+    influences = [read_artifact(folder / name, "influence") for name in names]
+    eigen = read_artifact(folder / "eigen.npz", "eigen")
+    return CellPictures(label(cell), cell.id, influences, retrains, trajectory, eigen)
 
 
 def label(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""Stage `fragility`: the whole study, cell by cell, resumable, with tables and pictures."""
+"""Stage `fragility`: the whole study, cell by cell, resumable, with tables, pictures, a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
 from ifcheck.errors import RunFailed, UnusableInput
 from ifcheck.removal import TRUTHS
 from ifcheck.scores import Estimator
-from ifcheck.stages import comparisons, pictures, summaries
+from ifcheck.stages import comparisons, pictures, reports, summaries
 from ifcheck.stages.beside import finished_cells, label
 from ifcheck.stages.cells import (
     FINISHED_FILE,
@@ -82,7 +82,7 @@ class Study:
 def fragility(
     config: Config, out: Path, reporter: Reporter | None = None, beside: Path | None = None
 ) -> Study:
-    """Run every stage for every cell of the study; write tables and figures into `out`.
+    """Run every stage for every cell of the study; write tables, figures and a report into `out`.
 
     Files that the same configuration finished are used again, so an interrupted study goes
     on where it stopped. A cell that fails while running is recorded as failed and the others
@@ -132,13 +132,22 @@ def fragility(
             write_csv(out / f"{name}.csv", found, list(found[0]))
     write_tables(out / "tables", study_tables(study.summaries, study.tests, study.gaps))
     shown = of_first_size([files.cell for files in finished])
-    panels = [
+    panels = others + [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
         for files in finished
         if files.cell in shown
     ]
-    pictures.draw(out / "figures", study.summaries, [*others, *panels], reporter)
+    _show(study, config, panels, reporter)
     return study
+
+
+def _show(
+    study: Study, config: Config, cells: list[pictures.CellPictures], reporter: Reporter
+) -> None:
+    """Draw the pictures, then write the report that they are part of."""
+    folder = study.out / "figures"
+    drawn = pictures.draw(folder, study.summaries, cells, reporter, study.paths, study.gaps)
+    reports.write_study(study, config, drawn)
 
 
 def check_study(config: Config) -> list[Cell]:
@@ -278,7 +287,7 @@ class _CellFiles:
         return results, rows, evaluation
 
     def pictures(self, reporter: Reporter, title: str) -> pictures.CellPictures:
-        """Return what figures 4 and 5 show of this cell, from its first finished seed."""
+        """Return what pictures show of this cell alone, from its first finished seed."""
         truths = self.cell.config.study.truths
         recordable = [t for t in truths if TRUTHS.create(t.partition(":")[0]).has_trajectory]
         trajectory = pictures.recorded(self.retrains)
@@ -291,9 +300,10 @@ class _CellFiles:
         return pictures.CellPictures(
             title,
             self.cell.id,
-            self.influences[0],
+            self.influences,
             self.retrains,
             trajectory,
+            self.eigen,
         )
 
 

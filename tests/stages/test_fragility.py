@@ -29,6 +29,7 @@ from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
 from ifcheck.stages.tables import plain
 from ifcheck.stages.train import train
+from tests.report.pages import parse
 
 SWEEP = {
     "study.sizes": [{"depth": 1, "width": "4,5"}],
@@ -85,7 +86,7 @@ def copied(finished, tmp_path):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Leave out what takes longest and is tested elsewhere: pictures and tests across cells."""
-    monkeypatch.setattr(stage.pictures, "draw", lambda *_: None)
+    monkeypatch.setattr(stage.pictures, "draw", lambda *_: [])
     monkeypatch.setattr(stage.comparisons, "compare_cells", lambda _: [])
 
 
@@ -110,19 +111,33 @@ def test_nothing_temporary_is_left(finished):
     assert not [p for p in finished.out.rglob("*") if p.name.startswith(".")]
 
 
-def test_pictures_are_png_files(finished):
-    names = sorted(p.name for p in (finished.out / "figures").iterdir())
-    assert names == [
-        "figure-1-agreement.png",
-        "figure-2-networks.png",
-        "figure-3-top-eigenvalue.png",
-        "figure-4-by-rank.png",
-        "figure-5-retraining.png",
+def test_pictures_are_png_and_svg_files(finished):
+    files = sorted((finished.out / "figures").iterdir())
+    names = [
+        "figure-1-agreement",
+        "figure-2-networks",
+        "figure-3-top-eigenvalue",
+        "figure-4-by-rank",
+        "figure-5-retraining",
+        "gap-waterfall",
+        "heat-map",
+        "noise-ceiling",
+        "scatter",
+        "scatter-2",
     ]
-    for name in names:
-        image = (finished.out / "figures" / name).read_bytes()
-        assert image.startswith(b"\x89PNG")
-        assert len(image) > 5_000
+    assert [p.name for p in files] == [f"{name}.{end}" for name in names for end in ("png", "svg")]
+    for file in files:
+        start = b"\x89PNG" if file.suffix == ".png" else b"<?xml"
+        assert file.read_bytes().startswith(start)
+        assert len(file.read_bytes()) > 5_000
+
+
+def test_the_report_shows_every_cell_and_picture(finished):
+    page = parse((finished.out / "report.html").read_text(encoding="utf-8"))
+    sections = {e.attributes["id"] for e in page.all("section")}
+    assert {f"cell-{cell}" for cell in CELLS} <= sections
+    assert len(page.all("img")) == len(list((finished.out / "figures").glob("*.svg")))
+    assert all(len(e.attributes["alt"]) > 40 for e in page.all("img"))  # how to read it
 
 
 def test_results_have_a_row_for_every_comparison(finished):

@@ -96,13 +96,13 @@ def hierarchical_interval(
     usable = usable_seeds(pairs)
     if not usable:
         return Interval(math.nan, math.nan, math.nan, "no pair has a correlation")
-    each = [np.mean([abs(_correlation(*pair)) for pair in own]) for own in usable]
+    each = [np.mean([abs(correlation(*pair)) for pair in own]) for own in usable]
     value = float(np.mean(each))
     if len(usable) < 2 or samples < 1:
         reason = "one seed has no interval" if samples else "no resamples were asked for"
         return Interval(value, math.nan, math.nan, reason)
     generator = np.random.default_rng(seed)
-    resampled = [_resampled_seed(own, samples, generator) for own in usable]
+    resampled = [np.abs(resampled_correlations(own, samples, generator)) for own in usable]
     means = np.zeros(samples)
     for _ in usable:
         chosen = generator.integers(0, len(usable), samples)
@@ -165,6 +165,31 @@ def signal_to_noise(changes: ArrayLike, drift: float, loss: float, precision: st
     return SignalToNoise(signal, noise, drift, resolution)
 
 
+def correlation(predicted: Floats, true: Floats) -> float:
+    """Return Spearman's rho of changes that vary; both of shape (removals,)."""
+    first, second = _centred_ranks(predicted, true)
+    return float(first @ second)
+
+
+def resampled_correlations(
+    pairs: Sequence[Pair], samples: int, generator: np.random.Generator
+) -> Floats:
+    """Return Spearman's rho of each test point for resampled removals. Shape: (tests, samples).
+
+    The pairs are of one seed and its removals, which are drawn with replacement, the same for all
+    test points. 0 where a resample does not vary.
+    """
+    n = len(pairs[0][0])
+    draws = generator.integers(0, n, (n, samples))
+    found = []
+    for pair in pairs:
+        first, second = (resampled_ranks(values, draws) - (n + 1) / 2 for values in pair)
+        sizes = np.sqrt((first**2).sum(0) * (second**2).sum(0))
+        products = (first * second).sum(0)
+        found.append(np.divide(products, sizes, out=np.zeros(samples), where=sizes > 0))
+    return np.stack(found)
+
+
 def _ratio(signal: float, noise: float) -> float:
     return math.inf if noise == 0 else signal / noise
 
@@ -184,24 +209,3 @@ def _centred_ranks(predicted: Floats, true: Floats) -> Pair:
     ranks = [stats.rankdata(values) - (len(values) + 1) / 2 for values in (predicted, true)]
     first, second = (values / np.linalg.norm(values) for values in ranks)
     return first, second
-
-
-def _correlation(predicted: Floats, true: Floats) -> float:
-    first, second = _centred_ranks(predicted, true)
-    return float(first @ second)
-
-
-def _resampled_seed(pairs: Sequence[Pair], samples: int, generator: np.random.Generator) -> Floats:
-    """Return |Spearman| of each test point for resampled removals. Shape: (tests, samples).
-
-    0 where a resample does not vary.
-    """
-    n = len(pairs[0][0])
-    draws = generator.integers(0, n, (n, samples))
-    found = []
-    for pair in pairs:
-        first, second = (resampled_ranks(values, draws) - (n + 1) / 2 for values in pair)
-        sizes = np.sqrt((first**2).sum(0) * (second**2).sum(0))
-        products = np.abs((first * second).sum(0))
-        found.append(np.divide(products, sizes, out=np.zeros(samples), where=sizes > 0))
-    return np.stack(found)

@@ -217,7 +217,8 @@ def _header(pair: tuple[str, str, str]) -> str:
     return f"{estimator}\n{truth}" + ("" if params == "head" else f":{params}")
 
 
-def _size(row: Row) -> str:
+def size_name(row: Row) -> str:
+    """Return depth x width, or the network's name where it has no depth."""
     return f"{row['depth']}x{row['width']}" if row["depth"] is not None else row["network"]
 
 
@@ -231,7 +232,7 @@ def _study_row(found: Sequence[Row], pairs: Sequence[tuple[str, str, str]]) -> l
         for pair in pairs
     ]
     return [
-        f"{first['variant']} {_size(first)}",
+        f"{first['variant']} {size_name(first)}",
         *agreements,
         number(first["top_eigenvalue_median"]) + ("*" if _methods_disagree(first) else ""),
         number(first["null_drift_median"], 2),
@@ -295,7 +296,7 @@ def _refusals(rows: Sequence[Row]) -> list[str]:
 def _reading(found: Sequence[Row]) -> str:
     """Return one sentence on what a cell's numbers say."""
     first = found[0]
-    name = f"{first['variant']} {_size(first)}"
+    name = f"{first['variant']} {size_name(first)}"
     usable = [
         row
         for row in found

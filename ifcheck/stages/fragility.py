@@ -40,8 +40,10 @@ from ifcheck.stages.retrain import (
     with_trajectory,
     with_truth,
 )
+from ifcheck.stages.selections import check_selections, further_retrainings
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.stage import stage
+from ifcheck.stages.strata import long_rows
 from ifcheck.stages.tables import write_csv
 from ifcheck.stages.train import network_layout, train
 from ifcheck.stages.trunks import Trunks
@@ -74,6 +76,7 @@ class Study:
     costs: dict[str, Cost] = field(default_factory=dict)  # by stage, retraining by truth
     paths: list[Row] = field(default_factory=list)  # along dampings, where that was asked for
     gaps: list[Row] = field(default_factory=list)  # step by step, where truths removed the same
+    strata: list[Row] = field(default_factory=list)  # by selection of rows, where there are several
 
 
 @stage
@@ -109,6 +112,7 @@ def fragility(
             study.summaries.extend(rows)
             study.paths.extend({**cell.columns, **row} for row in evaluation.paths)
             study.gaps.extend({**cell.columns, **row} for row in evaluation.gaps)
+            study.strata.extend({**cell.columns, **row} for row in evaluation.strata)
             finished.append(files)
             for step, artifact in files.made:
                 study.costs.setdefault(step, Cost()).add(artifact)
@@ -126,7 +130,8 @@ def fragility(
         )
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
-    for name, found in {"paths": study.paths, "gaps": study.gaps}.items():
+    strata = long_rows(study.strata)
+    for name, found in {"paths": study.paths, "gaps": study.gaps, "strata": strata}.items():
         if found:
             write_csv(out / f"{name}.csv", found, list(found[0]))
     shown = of_first_size([files.cell for files in finished])
@@ -157,6 +162,7 @@ def check_study(config: Config) -> list[Cell]:
             f"influence.{given[0]} would change every estimator of the study, under their names.",
             remedy="Leave it out, or score with `ifcheck influence` on a cell's folder.",
         )
+    check_selections(config)
     cells = cells_of(config)
     for cell in cells:
         for name in config.study.estimators:
@@ -171,6 +177,8 @@ def check_study(config: Config) -> list[Cell]:
             )
         for text in config.study.truths:
             check_retraining(make_setup(with_truth(cell.config, text)), with_scores=True)
+        for own in further_retrainings(cell.config).values():
+            check_retraining(make_setup(own), with_scores=True)
     alone = once_only(cells)
     if len(alone) == len(config.study.truths):
         raise UnusableInput(
@@ -205,6 +213,7 @@ class _CellFiles:
     retrains: list[Artifact]
     eigen: Artifact
     dense: Artifact | None  # where the network is small enough
+    further: dict[str, Artifact]  # retrainings of other selections of rows, by name
 
     @classmethod
     def ensure(cls, cell: Cell, folder: Path, trunks: Trunks, reporter: Reporter) -> _CellFiles:
@@ -236,6 +245,7 @@ class _CellFiles:
             )
             if small
             else None,
+            further={n: makers.ensure(n, own) for n, own in further_retrainings(config).items()},
         )
 
     @property
@@ -250,6 +260,7 @@ class _CellFiles:
             ("train", self.trained),
             *(("influence", artifact) for artifact in self.influences),
             *((f"retrain {truth}", artifact) for truth, artifact in truths),
+            *((name.replace("-", " ", 1), artifact) for name, artifact in self.further.items()),
             *(("eigen", artifact) for artifact in eigens),
         ]
 
@@ -263,10 +274,10 @@ class _CellFiles:
         evaluation = evaluate(
             self.cell.config,
             [artifact.path for artifact in self.influences],
-            [artifact.path for artifact in self.retrains],
+            [artifact.path for artifact in [*self.retrains, *self.further.values()]],
             self.eigen.path,
             self.folder / FINISHED_FILE,
-        )
+        ).against([artifact.path.name for artifact in self.retrains])
         columns = self.cell.columns
         results = summaries.result_rows(columns, evaluation, self.trained, self.dense, self.seconds)
         results += summaries.failed_seed_rows(columns, self.trained)

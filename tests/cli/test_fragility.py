@@ -58,6 +58,7 @@ def test_every_option_reaches_the_configuration(succeed):
         "--epochs": (70, "train", "epochs"),
         "--polish": ("head", "train", "polish"),
         "--removals": ("random:7", "retrain", "removals"),
+        "--strata": ("top-loss:6,top-score:5", "study", "selections"),
         "--retrain-epochs": (30, "retrain", "epochs"),
         "--replicates": (3, "retrain", "replicates"),
         "--estimator": ("paper,authors", "study", "estimators"),

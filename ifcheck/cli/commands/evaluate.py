@@ -31,6 +31,7 @@ def evaluate(
     flags = {"evaluate.top_k": top_k, "evaluate.min_spearman": min_spearman}
     config = session.configure(flags)
     from ifcheck.artifacts import require_free
+    from ifcheck.cli.strata import show_strata
     from ifcheck.cli.summaries import misses_threshold
     from ifcheck.cli.tables import show_agreement, show_controls, show_gaps, show_paths
     from ifcheck.stages.evaluate import evaluate as run_stage
@@ -50,6 +51,7 @@ def evaluate(
     else:
         show_agreement(evaluation.summaries)
         show_controls(evaluation.summaries)
+        show_strata(evaluation.strata)
         show_gaps(evaluation.gaps)
         show_paths(evaluation.paths)
     if misses_threshold(evaluation.summaries, config.evaluate.min_spearman):

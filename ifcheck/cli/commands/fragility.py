@@ -22,6 +22,7 @@ STUDY_KEYS = {
     "epochs": "train.epochs",
     "polish": "train.polish",
     "removals": "retrain.removals",
+    "strata": "study.selections",
     "group_size": "retrain.group_size",
     "retrain_epochs": "retrain.epochs",
     "replicates": "retrain.replicates",
@@ -42,6 +43,7 @@ def fragility(
     polish: options.Polish = None,
     stop_at_lr_floor: options.StopAtFloor = None,
     removals: options.Removals = None,
+    strata: options.Strata = None,
     group_size: options.GroupSize = None,
     estimators: Annotated[
         str | None, typer.Option("--estimator", help="Estimators to compare; a list.")
@@ -68,6 +70,7 @@ def fragility(
     flags = {**dotted(locals(), STUDY_KEYS), "study.sizes": _sizes(depth, width)}
     flags |= {f"{part}.stop_at_lr_floor": stop_at_lr_floor for part in ("train", "retrain")}
     config = session.configure(flags)
+    from ifcheck.cli.strata import show_strata
     from ifcheck.cli.summaries import misses_threshold
     from ifcheck.cli.tables import show_study
     from ifcheck.stages.fragility import fragility as run_stage
@@ -86,6 +89,7 @@ def fragility(
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file
     else:
         show_study(study)
+        show_strata(study.strata)
     if misses_threshold(study.summaries, config.evaluate.min_spearman):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
 

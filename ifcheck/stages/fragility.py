@@ -44,7 +44,7 @@ from ifcheck.stages.selections import check_selections, further_retrainings
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.stage import stage
 from ifcheck.stages.strata import long_rows
-from ifcheck.stages.tables import write_csv
+from ifcheck.stages.tables import write_csv, write_tables
 from ifcheck.stages.train import network_layout, train
 from ifcheck.stages.trunks import Trunks
 
@@ -130,10 +130,8 @@ def fragility(
         )
     study.tests.extend(comparisons.compare_cells(study.results))
     write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
-    strata = long_rows(study.strata)
-    for name, found in {"paths": study.paths, "gaps": study.gaps, "strata": strata}.items():
-        if found:
-            write_csv(out / f"{name}.csv", found, list(found[0]))
+    details = {"paths": study.paths, "gaps": study.gaps, "strata": long_rows(study.strata)}
+    write_tables(out, details)
     shown = of_first_size([files.cell for files in finished])
     panels = [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)

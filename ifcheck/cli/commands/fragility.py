@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifcheck.cli import options, terminal
 from ifcheck.cli.session import DESCRIPTION_KEYS, Session, dotted
 from ifcheck.errors import EXIT_BELOW_THRESHOLD
+
+if TYPE_CHECKING:
+    from ifcheck.stages.fragility import Study
 
 SWEPT = ("depth", "width")
 STUDY_KEYS = {
@@ -70,9 +73,7 @@ def fragility(
     flags = {**dotted(locals(), STUDY_KEYS), "study.sizes": _sizes(depth, width)}
     flags |= {f"{part}.stop_at_lr_floor": stop_at_lr_floor for part in ("train", "retrain")}
     config = session.configure(flags)
-    from ifcheck.cli.strata import show_strata
     from ifcheck.cli.summaries import misses_threshold
-    from ifcheck.cli.tables import show_study
     from ifcheck.stages.fragility import fragility as run_stage
     from ifcheck.stages.tables import plain
 
@@ -88,10 +89,17 @@ def fragility(
         told = {**asdict(study), "out": str(study.out)}
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file
     else:
-        show_study(study)
-        show_strata(study.strata)
+        _show(study)
     if misses_threshold(study.summaries, config.evaluate.min_spearman):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _show(study: Study) -> None:
+    from ifcheck.cli.strata import show_strata
+    from ifcheck.cli.tables import show_study
+
+    show_study(study)
+    show_strata(study.strata)
 
 
 def _sizes(depth: str | None, width: str | None) -> list[dict[str, str]] | None:

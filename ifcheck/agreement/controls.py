@@ -103,12 +103,12 @@ def hierarchical_interval(
     if not usable:
         return Interval(math.nan, math.nan, math.nan, "no pair has a correlation")
     size: Callable[[Any], Any] = np.asarray if signed else np.abs
-    each = [np.mean(size([_correlation(*pair) for pair in own])) for own in usable]
+    each = [np.mean(size([correlation(*pair) for pair in own])) for own in usable]
     value = float(np.mean(each))
     if samples < 1:
         return Interval(value, math.nan, math.nan, "no resamples were asked for")
     generator = np.random.default_rng(seed)
-    resampled = [size(_resampled_seed(own, samples, generator)) for own in usable]
+    resampled = [size(resampled_correlations(own, samples, generator)) for own in usable]
     means = np.zeros(samples)
     for _ in usable:
         chosen = generator.integers(0, len(usable), samples)
@@ -171,6 +171,31 @@ def signal_to_noise(changes: ArrayLike, drift: float, loss: float, precision: st
     return SignalToNoise(signal, noise, drift, resolution)
 
 
+def correlation(predicted: Floats, true: Floats) -> float:
+    """Return Spearman's rho of changes that vary; both of shape (removals,)."""
+    first, second = _centred_ranks(predicted, true)
+    return float(first @ second)
+
+
+def resampled_correlations(
+    pairs: Sequence[Pair], samples: int, generator: np.random.Generator
+) -> Floats:
+    """Return Spearman's rho of each test point for resampled removals. Shape: (tests, samples).
+
+    The pairs are of one seed and its removals, which are drawn with replacement, the same for all
+    test points. 0 where a resample does not vary.
+    """
+    n = len(pairs[0][0])
+    draws = generator.integers(0, n, (n, samples))
+    found = []
+    for pair in pairs:
+        first, second = (resampled_ranks(values, draws) - (n + 1) / 2 for values in pair)
+        sizes = np.sqrt((first**2).sum(0) * (second**2).sum(0))
+        products = (first * second).sum(0)
+        found.append(np.divide(products, sizes, out=np.zeros(samples), where=sizes > 0))
+    return np.stack(found)
+
+
 def _ratio(signal: float, noise: float) -> float:
     return math.inf if noise == 0 else signal / noise
 
@@ -190,24 +215,3 @@ def _centred_ranks(predicted: Floats, true: Floats) -> Pair:
     ranks = [stats.rankdata(values) - (len(values) + 1) / 2 for values in (predicted, true)]
     first, second = (values / np.linalg.norm(values) for values in ranks)
     return first, second
-
-
-def _correlation(predicted: Floats, true: Floats) -> float:
-    first, second = _centred_ranks(predicted, true)
-    return float(first @ second)
-
-
-def _resampled_seed(pairs: Sequence[Pair], samples: int, generator: np.random.Generator) -> Floats:
-    """Return Spearman of each test point for resampled removals. Shape: (tests, samples).
-
-    0 where a resample does not vary.
-    """
-    n = len(pairs[0][0])
-    draws = generator.integers(0, n, (n, samples))
-    found = []
-    for pair in pairs:
-        first, second = (resampled_ranks(values, draws) - (n + 1) / 2 for values in pair)
-        sizes = np.sqrt((first**2).sum(0) * (second**2).sum(0))
-        products = (first * second).sum(0)
-        found.append(np.divide(products, sizes, out=np.zeros(samples), where=sizes > 0))
-    return np.stack(found)

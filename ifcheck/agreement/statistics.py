@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -42,6 +42,8 @@ class TestResult:
     effect_name: str
     group_sizes: dict[str, int]  # values used, by group
     reason: str | None
+    df: float | None = None  # degrees of freedom of an F test
+    df_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Comparison:
     low: float
     high: float
     p_value: float
-    reason: str | None  # why all four numbers are nan
+    effect_size: float  # Hedges' g: the difference in standard deviations within groups
+    reason: str | None  # why all five numbers are nan
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> MeanInterval:
@@ -114,7 +117,11 @@ def one_way_anova(groups: Mapping[str, ArrayLike]) -> TestResult:
         result = stats.f_oneway(*used.values())
         return result.statistic, result.pvalue, _eta_squared(list(used.values()))
 
-    return _tested("one-way ANOVA", "eta squared", _sizes(used), obstacle, compute)
+    found = tested("one-way ANOVA", "eta squared", _sizes(used), obstacle, compute)
+    if found.reason is not None:
+        return found
+    df = len(used) - 1
+    return replace(found, df=df, df_error=sum(found.group_sizes.values()) - df - 1)
 
 
 def kruskal_wallis(groups: Mapping[str, ArrayLike]) -> TestResult:
@@ -131,7 +138,7 @@ def kruskal_wallis(groups: Mapping[str, ArrayLike]) -> TestResult:
         result = stats.kruskal(*used.values())
         return result.statistic, result.pvalue, result.statistic / (sum(sizes.values()) - 1)
 
-    return _tested("Kruskal-Wallis", "epsilon squared", sizes, _obstacle(used), compute)
+    return tested("Kruskal-Wallis", "epsilon squared", sizes, _obstacle(used), compute)
 
 
 def friedman(groups: Mapping[str, ArrayLike]) -> TestResult:
@@ -152,24 +159,26 @@ def friedman(groups: Mapping[str, ArrayLike]) -> TestResult:
         largest = len(rows) * (len(groups) - 1)
         return result.statistic, result.pvalue, result.statistic / largest
 
-    return _tested("Friedman", "Kendall's W", sizes, _obstacle_among_rows(rows), compute)
+    return tested("Friedman", "Kendall's W", sizes, _obstacle_among_rows(rows), compute)
 
 
 def tukey(groups: Mapping[str, ArrayLike], *, confidence: float = 0.95) -> list[Comparison]:
     """Compare every two groups' means by Tukey's honest significant difference.
 
     Values of shape (seeds,); lengths may differ (Tukey-Kramer). Positive: the first group's
-    mean is larger. Intervals hold jointly. Fewer than two groups give no comparison.
-    Raises: ValueError unless 0 < confidence < 1. Reference: Tukey (1949); Kramer (1956).
+    mean is larger. Intervals hold jointly. Fewer than two groups give no comparison. The effect
+    is Hedges' g by the standard deviation within all groups, which is the one tested by.
+    Raises: ValueError unless 0 < confidence < 1.
+    Reference: Tukey (1949); Kramer (1956); Hedges (1981) for the effect size.
     """
     _check_confidence(confidence)
     used = {name: _finite(values) for name, values in groups.items()}
     pairs = list(combinations(enumerate(used), 2))
     obstacle = one_way_anova(used).reason  # both divide by the variance within groups
     if obstacle is not None:
-        nan = math.nan
-        return [Comparison(a, b, nan, nan, nan, nan, obstacle) for (_, a), (_, b) in pairs]
-    result = stats.tukey_hsd(*used.values())
+        undefined = (math.nan,) * 5
+        return [Comparison(a, b, *undefined, obstacle) for (_, a), (_, b) in pairs]
+    result, unit = stats.tukey_hsd(*used.values()), _unbiased_unit(list(used.values()))
     interval = result.confidence_interval(confidence)
     return [
         Comparison(
@@ -179,6 +188,7 @@ def tukey(groups: Mapping[str, ArrayLike], *, confidence: float = 0.95) -> list[
             low=float(interval.low[i, j]),
             high=float(interval.high[i, j]),
             p_value=float(result.pvalue[i, j]),
+            effect_size=float(result.statistic[i, j]) / unit,
             reason=None,
         )
         for (i, first), (j, second) in pairs
@@ -201,10 +211,10 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> TestResult:
         rho, p_value = spearman(*rows.T)
         return rho, p_value, rho
 
-    return _tested("Spearman", "Spearman's rho", {"pairs": len(rows)}, obstacle, compute)
+    return tested("Spearman", "Spearman's rho", {"pairs": len(rows)}, obstacle, compute)
 
 
-def _tested(
+def tested(
     name: str,
     effect_name: str,
     sizes: dict[str, int],
@@ -220,6 +230,22 @@ def _tested(
             numbers, obstacle = (math.nan,) * 3, BEYOND_FLOAT
     statistic, p_value, effect = (float(number) for number in numbers)
     return TestResult(name, statistic, p_value, effect, effect_name, sizes, obstacle)
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Adjust the p-values of one family of tests, shape (tests,), by Holm's step-down procedure.
+
+    Below 0.05 afterwards: the chance of any false one among all of them is at most 5%, however the
+    tests depend on each other. nan stays nan and does not count as a test.
+    Reference: Holm (1979).
+    """
+    values = _vector(p_values)
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # nan is sorted last
+    # In one line, as the one of statsmodels collects garbage at every call.
+    steps = np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1))
+    adjusted = np.full(values.shape, math.nan)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
 
 
 def _check_confidence(confidence: float) -> None:
@@ -291,6 +317,14 @@ def _obstacle_among_rows(rows: Floats) -> str | None:
     if (rows == rows[:, :1]).all():
         return "every seed has equal values in all groups"
     return None
+
+
+def _unbiased_unit(groups: list[Floats]) -> float:
+    """Return what differences of means are divided by for Hedges' g."""
+    freedom = sum(map(len, groups)) - len(groups)
+    within = sum(((values - values.mean()) ** 2).sum() for values in groups) / freedom
+    few = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2))
+    return math.sqrt(within) / (few / math.sqrt(freedom / 2))
 
 
 def _eta_squared(groups: list[Floats]) -> float:

@@ -149,6 +149,14 @@ Removals = Annotated[
     str | None,
     typer.Option("--removals", help="top-loss:K, top-score:K, random:K, ids:1,2,3 or like:FILE"),
 ]
+Strata = Annotated[
+    str | None,
+    typer.Option(
+        "--strata",
+        help="Further removals to compare agreement over, in a table of its own; a list such as "
+        "random:40,top-score:40.",
+    ),
+]
 GroupRemovals = Annotated[
     str | None,
     typer.Option(

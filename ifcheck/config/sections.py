@@ -171,7 +171,8 @@ class StudyConfig:
     `sizes` is a list of sweeps over options of the network; each is crossed within itself,
     and the union of all of them, without repetition, is studied. `variants` that are not
     given are all that are registered; `variant_options` are theirs by name, where they depart
-    from those of the variant itself.
+    from those of the variant itself. `selections` are removals beside `retrain.removals`, for
+    agreement by what the removed rows were chosen for.
     """
 
     sizes: tuple[dict[str, Any], ...] = ()
@@ -179,6 +180,7 @@ class StudyConfig:
     variant_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     estimators: Names = ("objective", "paper", "authors")
     truths: Names = ("warm", "newton")
+    selections: Names | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -26,12 +26,13 @@ from ifcheck.stages.diagnose import Files, Part, parts_of
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.forecast import HEAVY
-from ifcheck.stages.fragility import check_study
 from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Silent
 from ifcheck.stages.retrain import retrain, with_truth
 from ifcheck.stages.run import trained_configuration
+from ifcheck.stages.selections import further_retrainings
 from ifcheck.stages.setup import make_setup
+from ifcheck.stages.study_checks import check_study
 from ifcheck.stages.train import network_layout, train
 from ifcheck.stages.trunks import Trunks
 
@@ -214,6 +215,10 @@ def _add_cell(estimate: Estimate, alike: list[Cell]) -> None:
             part = with_truth(config, text)
             seconds = _retraining(part, [folder], truths[-1], scores[0])
             estimate.add(f"retrain {text}", seconds, times)
+        for retraining, part in further_retrainings(config).items():
+            truths.append(folder / f"{retraining}.npz")
+            seconds = _retraining(part, [folder], truths[-1], scores[0])
+            estimate.add(retraining.replace("-", " ", 1), seconds, times)
         few = find_checkpoints([folder])[:SEED_SAMPLE]
         scale = len(config.train.seeds) / len(few)
         small = network_layout(make_setup(config)).size <= MAX_DENSE_PARAMETERS

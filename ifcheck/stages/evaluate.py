@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from ifcheck.stages.controls import (
 from ifcheck.stages.damping import path_agreement
 from ifcheck.stages.gaps import gap_summaries
 from ifcheck.stages.removals import predicted_changes, removed_rows
+from ifcheck.stages.strata import datamodeling, selection_of, strata
 from ifcheck.stages.tables import write_json
 from ifcheck.stages.verdicts import with_verdict
 
@@ -47,7 +48,8 @@ class Evaluation:
     """One record per (seed, test point, influence file, retrain file), and one summary a pair.
 
     Where scores have a path of dampings, `paths` has a record for each of it and pair; where there
-    are several truths of the same removals, `gaps` one for each step of a prediction's way to them.
+    are several truths of the same removals, `gaps` one for each step of a prediction's way to them;
+    where a truth removed several selections of rows, `strata` compares them.
     """
 
     records: list[dict[str, Any]]
@@ -55,6 +57,21 @@ class Evaluation:
     paths: list[dict[str, Any]]
     gaps: list[dict[str, Any]]
     parents: dict[str, str]
+    strata: list[dict[str, Any]] = field(default_factory=list)
+
+    def against(self, retrain_files: Collection[str]) -> Evaluation:
+        """Return what concerns some of the retrain files, by name; strata are of all of them."""
+
+        def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [row for row in rows if row["retrain"] in retrain_files]
+
+        return replace(
+            self,
+            records=kept(self.records),
+            summaries=kept(self.summaries),
+            paths=kept(self.paths),
+            gaps=kept(self.gaps),
+        )
 
     def to_dict(self, config: Config) -> dict[str, Any]:
         """Return what `evaluation.json` holds."""
@@ -71,6 +88,7 @@ class Evaluation:
             "summaries": self.summaries,
             "paths": self.paths,
             "gaps": self.gaps,
+            "strata": self.strata,
         }
 
 
@@ -96,7 +114,9 @@ def evaluate(
             pair, controls = _compare(predicted, true, eigen, config)
             pairs.append(pair)
             summary = _summarise(pair, predicted, true, config.verdict.min_reliability)
-            summaries.append(summary | controls.summary(config.evaluate))
+            summary |= controls.summary(config.evaluate)
+            summary |= datamodeling(controls.pairs, predicted, true, config.evaluate)
+            summaries.append(summary)
             paths += path_agreement(predicted, true)
     files = list(itertools.product(influences, retrains))
     summaries = [
@@ -108,7 +128,8 @@ def evaluate(
     records = [record for pair in pairs for record in pair]
     parents = _digests(everything)
     gaps = gap_summaries(influences, retrains)
-    evaluation = Evaluation(records, summaries, paths, gaps, parents)
+    compared = strata(summaries, pairs)
+    evaluation = Evaluation(records, summaries, paths, gaps, parents, compared)
     if out is not None:
         write_json(out, evaluation.to_dict(config))
     return evaluation
@@ -159,7 +180,7 @@ def _compare(
     over them; see `changes_of`.
     """
     records, controls, settings = [], Controls(), config.evaluate
-    changes = changes_of(retrain)
+    changes, selection = changes_of(retrain), selection_of(retrain)
     for s, seed in enumerate(influence["seeds"].tolist()):
         place = retrain["seeds"].tolist().index(seed)
         predicted, kept = predicted_changes(influence, retrain, s, place)
@@ -183,6 +204,7 @@ def _compare(
                     "test_id": test_id,
                     "influence": influence.path.name,
                     "retrain": retrain.path.name,
+                    "selection": selection,
                     "group_size": removed_rows(retrain).shape[2],
                     "held_out": int((~kept).sum()),
                     **found.to_record(),
@@ -264,6 +286,7 @@ def _summarise(
         "top_eigenvalue_link": link.effect_size,
         "top_eigenvalue_link_p": link.p_value,
         "top_eigenvalue_link_reason": link.reason or "",
+        "selection": records[0]["selection"],
         "group_size": removed_rows(retrain).shape[2],
         "held_out": max(record["held_out"] for record in records),
         "damping": predicted_by["damping"],

@@ -33,6 +33,7 @@ from ifcheck.stages.cells import Cell
 from ifcheck.stages.removals import parse_removals
 from ifcheck.stages.reporting import Reporter, duration
 from ifcheck.stages.retrain import with_truth
+from ifcheck.stages.selections import further_retrainings
 from ifcheck.stages.setup import DTYPES, Setup, make_setup, truth_method
 from ifcheck.stages.train import network_layout
 
@@ -100,15 +101,16 @@ def _add(found: Forecast, setup: Setup) -> None:
     )
     found.add("influence", seeds * len(config.study.estimators) * scores)
     removals = _removals(config, rows)
-    for truth in config.study.truths:
-        part = make_setup(with_truth(config, truth)).config
+    retrainings = {f"retrain {truth}": with_truth(config, truth) for truth in config.study.truths}
+    for step, own in (retrainings | further_retrainings(config)).items():
+        part, count = make_setup(own).config, _removals(own, rows)
         if TRUTHS.create(part.retrain.truth).has_trajectory:
-            few, more = (sample.retraining(part, removals, epochs) for epochs in (1, 3))
+            few, more = (sample.retraining(part, count, epochs) for epochs in (1, 3))
             once = few + max(0.0, more - few) / 2 * (part.retrain.epochs - 1)
             once *= part.retrain.replicates
         else:
-            once = features + head * _newton_hessians(setup, network, rows, removals + 1)
-        found.add(f"retrain {truth}", seeds * rows * once)
+            once = features + head * _newton_hessians(setup, network, rows, count + 1)
+        found.add(step.replace("-", " ", 1), seeds * rows * once)
     products = SPECTRA.create(config.eigen.method).products(network_layout(setup).size)
     products *= config.eigen.top
     if config.eigen.density:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,14 @@ from ifcheck.artifacts import Artifact
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
 from ifcheck.config import Config, replace_section
 from ifcheck.curvature.dense import MAX_DENSE_PARAMETERS
-from ifcheck.errors import RunFailed, UnusableInput
+from ifcheck.errors import RunFailed
 from ifcheck.removal import TRUTHS
-from ifcheck.scores import Estimator
 from ifcheck.stages import comparisons, pictures, reports, summaries
 from ifcheck.stages.beside import finished_cells, label
 from ifcheck.stages.cells import (
     FINISHED_FILE,
     TRAJECTORY_NAME,
     Cell,
-    cells_of,
     influence_name,
     is_finished,
     of_first_size,
@@ -32,19 +28,20 @@ from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import Evaluation, evaluate
 from ifcheck.stages.exports import write_tables
 from ifcheck.stages.forecast import forecast
-from ifcheck.stages.influence import check_estimator, influence
+from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Prefixed, Reporter, Silent
 from ifcheck.stages.resume import claim_study, reusable, reusable_training
 from ifcheck.stages.retrain import (
-    check_retraining,
     retrain,
-    why_no_replicates,
     with_trajectory,
     with_truth,
 )
+from ifcheck.stages.selections import further_retrainings
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.stage import stage
-from ifcheck.stages.tables import write_csv
+from ifcheck.stages.strata import long_rows
+from ifcheck.stages.study_checks import check_study, once_only
+from ifcheck.stages.tables import write_csv, write_csvs
 from ifcheck.stages.train import network_layout, train
 from ifcheck.stages.trunks import Trunks
 
@@ -76,6 +73,7 @@ class Study:
     costs: dict[str, Cost] = field(default_factory=dict)  # by stage, retraining by truth
     paths: list[Row] = field(default_factory=list)  # along dampings, where that was asked for
     gaps: list[Row] = field(default_factory=list)  # step by step, where truths removed the same
+    strata: list[Row] = field(default_factory=list)  # by selection of rows, where there are several
 
 
 @stage
@@ -110,6 +108,7 @@ def fragility(
             study.summaries.extend(rows)
             study.paths.extend({**cell.columns, **row} for row in evaluation.paths)
             study.gaps.extend({**cell.columns, **row} for row in evaluation.gaps)
+            study.strata.extend({**cell.columns, **row} for row in evaluation.strata)
             finished.append(files)
             for step, artifact in files.made:
                 study.costs.setdefault(step, Cost()).add(artifact)
@@ -126,83 +125,28 @@ def fragility(
             remedy=f"See {out / 'results.csv'}.",
         )
     study.tests.extend(comparisons.compare_cells(study.results))
-    write_csv(out / "tests.csv", study.tests, comparisons.COLUMNS)
-    for name, found in {"paths": study.paths, "gaps": study.gaps}.items():
-        if found:
-            write_csv(out / f"{name}.csv", found, list(found[0]))
-    write_tables(out / "tables", study_tables(study.summaries, study.tests, study.gaps))
     shown = of_first_size([files.cell for files in finished])
     panels = others + [
         files.pictures(reporter, label(files.cell) if others else files.cell.config.variant.name)
         for files in finished
         if files.cell in shown
     ]
-    _show(study, config, panels, reporter)
+    _write(study, config, panels, reporter)
     return study
 
 
-def _show(
+def _write(
     study: Study, config: Config, cells: list[pictures.CellPictures], reporter: Reporter
 ) -> None:
-    """Draw the pictures, then write the report that they are part of."""
+    """Write what is of all cells together: tables, pictures, and the report that shows them."""
+    write_csv(study.out / "tests.csv", study.tests, comparisons.COLUMNS)
+    details = {"paths": study.paths, "gaps": study.gaps, "strata": long_rows(study.strata)}
+    write_csvs(study.out, details)
+    tables = study_tables(study.summaries, study.tests, study.gaps)
+    write_tables(study.out / "tables", tables)
     folder = study.out / "figures"
     drawn = pictures.draw(folder, study.summaries, cells, reporter, study.paths, study.gaps)
     reports.write_study(study, config, drawn)
-
-
-def check_study(config: Config) -> list[Cell]:
-    """Return the cells, with every name and option of the study known to be usable.
-
-    Raises: UnknownName, UnusableInput, before anything is computed or written.
-    """
-    given = [
-        part
-        for part in ESTIMATOR_PARTS
-        if getattr(config.influence, part) is not None
-        # Which leave the estimators' own scores as they are.
-        and part != "damping_path"
-        and (part, config.influence.damping) != ("damping", "path")
-    ]
-    if given:
-        raise UnusableInput(
-            f"influence.{given[0]} would change every estimator of the study, under their names.",
-            remedy="Leave it out, or score with `ifcheck influence` on a cell's folder.",
-        )
-    cells = cells_of(config)
-    for cell in cells:
-        for name in config.study.estimators:
-            part = replace_section(cell.config, "influence", estimator=name)
-            setup = make_setup(part)
-            layout = network_layout(setup)
-            check_estimator(setup, layout)
-        if config.eigen.top > layout.size:
-            raise UnusableInput(
-                f"eigen.top is {config.eigen.top}; {cell.id} has {layout.size} parameters.",
-                remedy=f"Ask for at most {layout.size} eigenvalues.",
-            )
-        for text in config.study.truths:
-            check_retraining(make_setup(with_truth(cell.config, text)), with_scores=True)
-    alone = once_only(cells)
-    if len(alone) == len(config.study.truths):
-        raise UnusableInput(
-            f"--replicates {config.retrain.replicates} would repeat equal results: {alone[0]}",
-            remedy="Leave --replicates out, or add --truth scratch.",
-        )
-    return cells
-
-
-def once_only(cells: Sequence[Cell]) -> list[str]:
-    """Say of each truth that is found once, though replicates were asked for, why.
-
-    Cells differ in size and variant alone, which decides nothing about it.
-    """
-    config = cells[0].config
-    found = []
-    for text in config.study.truths:
-        own = with_truth(config, text)
-        if own.retrain.replicates < config.retrain.replicates:
-            found.append(f"{text} has no replicates: {why_no_replicates(make_setup(own))}.")
-    return found
 
 
 @dataclass(frozen=True)
@@ -216,6 +160,7 @@ class _CellFiles:
     retrains: list[Artifact]
     eigen: Artifact
     dense: Artifact | None  # where the network is small enough
+    further: dict[str, Artifact]  # retrainings of other selections of rows, by name
 
     @classmethod
     def ensure(cls, cell: Cell, folder: Path, trunks: Trunks, reporter: Reporter) -> _CellFiles:
@@ -247,6 +192,7 @@ class _CellFiles:
             )
             if small
             else None,
+            further={n: makers.ensure(n, own) for n, own in further_retrainings(config).items()},
         )
 
     @property
@@ -261,6 +207,7 @@ class _CellFiles:
             ("train", self.trained),
             *(("influence", artifact) for artifact in self.influences),
             *((f"retrain {truth}", artifact) for truth, artifact in truths),
+            *((name.replace("-", " ", 1), artifact) for name, artifact in self.further.items()),
             *(("eigen", artifact) for artifact in eigens),
         ]
 
@@ -274,10 +221,10 @@ class _CellFiles:
         evaluation = evaluate(
             self.cell.config,
             [artifact.path for artifact in self.influences],
-            [artifact.path for artifact in self.retrains],
+            [artifact.path for artifact in [*self.retrains, *self.further.values()]],
             self.eigen.path,
             self.folder / FINISHED_FILE,
-        )
+        ).against([artifact.path.name for artifact in self.retrains])
         columns = self.cell.columns
         results = summaries.result_rows(columns, evaluation, self.trained, self.dense, self.seconds)
         results += summaries.failed_seed_rows(columns, self.trained)
@@ -337,7 +284,6 @@ class _Makers:
         return retrain(config, sources, path, self.reporter, influence_file=ranked_by)
 
 
-ESTIMATOR_PARTS = tuple(field.name for field in dataclasses.fields(Estimator))
 KINDS = {
     "influence": "influence",
     "retrain": "retrain",

@@ -37,3 +37,10 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     for row in rows:
         writer.writerow({c: "" if plain(row.get(c)) is None else row[c] for c in columns})
     write_text(path, text.getvalue())
+
+
+def write_csvs(folder: Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Write `NAME.csv` for each table that has rows, under the columns of its first row."""
+    for name, rows in tables.items():
+        if rows:
+            write_csv(folder / f"{name}.csv", rows, list(rows[0]))

@@ -6,10 +6,13 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.meta_analysis import effectsize_smd
+from statsmodels.stats.multitest import multipletests
 
 from ifcheck.agreement.statistics import (
     TestResult,
     friedman,
+    holm,
     kruskal_wallis,
     mean_interval,
     one_way_anova,
@@ -285,6 +288,24 @@ def test_tukey_of_three_unequal_groups_matches_kramers_formula():
         assert c.p_value == pytest.approx(expected)
 
 
+def test_effect_of_two_groups_is_hedges_g():
+    groups = {name: values for name, values in uneven().items() if name != "b"}
+    (comparison,) = tukey(groups)
+    numbers = [
+        f(values) for values in groups.values() for f in (np.mean, lambda v: v.std(ddof=1), len)
+    ]
+    expected, _ = effectsize_smd(*numbers)  # by the usual approximation of the correction
+    assert comparison.effect_size == pytest.approx(expected, rel=1e-3)
+    assert comparison.effect_size < 0
+
+
+def test_effects_are_in_standard_deviations_within_all_groups():
+    groups = {"a": [0.0, 2.0], "b": [1.0, 3.0], "c": [7.0, 7.0]}  # variances 2, 2, 0: 4 / 3
+    correction = math.gamma(1.5) / math.gamma(1.0) / math.sqrt(1.5)
+    found = {(c.first, c.second): c.effect_size for c in tukey(groups)}
+    assert found["a", "c"] == pytest.approx(-6 / math.sqrt(4 / 3) * correction)
+
+
 def test_tukey_leaves_out_what_is_not_finite():
     groups = uneven()
     spoilt = {name: [*values, np.nan] for name, values in groups.items()}
@@ -297,7 +318,8 @@ def test_undefined_tukey():
     comparisons = tukey({"a": [1, 2], "b": [3], "c": [4, 5]})
     assert len(comparisons) == 3
     for c in comparisons:
-        assert all(math.isnan(v) for v in (c.difference, c.low, c.high, c.p_value))
+        numbers = (c.difference, c.low, c.high, c.p_value, c.effect_size)
+        assert all(math.isnan(number) for number in numbers)
         assert c.reason == "fewer than 2 finite values in b"
     (flat,) = tukey({"a": [1, 1], "b": [2, 2]})
     assert flat.reason is not None
@@ -360,3 +382,28 @@ def test_results_are_plain_and_frozen():
     assert TestResult.__test__ is False
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.p_value = 0.0
+
+
+def test_holm_by_hand():
+    found = holm([0.04, 0.01, math.nan, 0.03])  # 3 x 0.01, 2 x 0.03, and no less than that
+    assert found == pytest.approx([0.06, 0.03, math.nan, 0.06], nan_ok=True)
+
+
+def test_holm_is_that_of_statsmodels():
+    p_values = np.random.default_rng(0).uniform(size=30) ** 3
+    p_values[4] = p_values[7]
+    expected = multipletests(p_values, method="holm")[1]
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_never_exceeds_one_and_keeps_what_is_undefined():
+    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+    assert np.isnan(holm([math.nan, math.nan])).all()
+    assert holm([]).shape == (0,)
+
+
+def test_holm_keeps_the_chance_of_any_false_answer():
+    p_values = np.random.default_rng(0).uniform(size=(2000, 8))
+    false = sum(bool((holm(family) < 0.05).any()) for family in p_values)
+    assert false <= stats.binom.ppf(0.999, 2000, 0.05)
+    assert (p_values < 0.05).any(axis=1).sum() > stats.binom.ppf(0.999, 2000, 0.05)

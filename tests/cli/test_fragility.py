@@ -58,6 +58,7 @@ def test_every_option_reaches_the_configuration(succeed):
         "--epochs": (70, "train", "epochs"),
         "--polish": ("head", "train", "polish"),
         "--removals": ("random:7", "retrain", "removals"),
+        "--strata": ("top-loss:6,top-score:5", "study", "selections"),
         "--retrain-epochs": (30, "retrain", "epochs"),
         "--replicates": (3, "retrain", "replicates"),
         "--estimator": ("paper,authors", "study", "estimators"),
@@ -66,7 +67,7 @@ def test_every_option_reaches_the_configuration(succeed):
         "--limit-train": (50, "data", "limit_train"),
         "--min-spearman": (0.5, "evaluate", "min_spearman"),
     }
-    lists = {"--variant", "--estimator", "--truth"}
+    lists = {"--variant", "--strata", "--estimator", "--truth"}
     flags = [part for option, (value, *_) in options.items() for part in (option, value)]
     found = planned(succeed, *flags)
     for option, (value, section, name) in options.items():

@@ -4,8 +4,12 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
 
 from ifcheck.stages.comparisons import COLUMNS, compare_cells
 
@@ -48,8 +52,9 @@ def table():
 
 @pytest.fixture
 def compare(monkeypatch):
-    """The comparison without Tukey's, which takes a second and is tested on its own."""
+    """The comparison without Tukey's and permutations, which take long and have own tests."""
     monkeypatch.setattr("ifcheck.stages.comparisons.tukey", lambda _: [])
+    monkeypatch.setattr("ifcheck.stages.comparisons.split_plot_permutation", lambda _: {})
     return compare_cells
 
 
@@ -163,6 +168,111 @@ def test_curvature_is_compared_also_where_the_truth_was_refused(table, compare):
     assert json.loads(found["groups"]) == dict.fromkeys(["none", "swa", "l2"], SEEDS)
     expected = stats.f_oneway(*(values[5, name][1] for name in ("none", "swa", "l2")))
     assert found["p_value"] == pytest.approx(expected.pvalue)
+
+
+def two_way_frame(values):
+    return pd.DataFrame(
+        [
+            {"width": width, "variant": variant, "seed": seed, "value": value}
+            for (width, variant), columns in values.items()
+            for seed, value in enumerate(columns[1])
+        ]
+    )
+
+
+def test_sizes_and_variants_are_tested_at_once(table, compare):
+    values, rows = table
+    tests = compare(rows)
+    fit = ols("value ~ C(width) * C(variant)", two_way_frame(values)).fit()
+    expected = anova_lm(fit, typ=2)
+    where = {
+        "quantity": "top eigenvalue",
+        "test": "two-way ANOVA",
+        "within": "width sweep, depth 1",
+    }
+    for across, term in (
+        ("width", "C(width)"),
+        ("variant", "C(variant)"),
+        ("variant x width", "C(width):C(variant)"),
+    ):
+        found = find(tests, across=across, **where)
+        assert found["statistic"] == pytest.approx(expected.loc[term, "F"])
+        assert (found["df"], found["df_error"]) == (expected.loc[term, "df"], 30)
+        assert found["effect_name"] == "partial omega squared"
+    assert json.loads(found["groups"])["5 none"] == SEEDS
+
+
+def test_seeds_of_a_size_are_blocks_of_the_split_plot(table, compare):
+    values, rows = table
+    sums = [sum(values[width, v][1] for v in ("none", "swa", "l2")) for width in (5, 8)]
+    expected = stats.f_oneway(*sums)
+    found = find(compare(rows), quantity="top eigenvalue", test="split-plot ANOVA", across="width")
+    assert found["statistic"] == pytest.approx(expected.statistic)
+    assert found["p_value"] == pytest.approx(expected.pvalue)
+
+
+def test_both_sweeps_are_tested_apart(table):
+    _, rows = table
+    deeper = [{**r, "depth": 3, "cell": f"d3-{r['variant']}"} for r in rows if r["width"] == 5]
+    for row in deeper:
+        row["top_eigenvalue"] = row["top_eigenvalue"] ** 2
+    tests = compare_cells(rows + deeper)
+    for test in ("two-way ANOVA", "split-plot ANOVA", "split-plot permutation"):
+        found = {
+            (t["across"], t["within"])
+            for t in tests
+            if t["test"] == test and t["quantity"] == "top eigenvalue"
+        }
+        assert found == {
+            (across.format(size), f"{size} sweep, {other}")
+            for size, other in (("depth", "width 5"), ("width", "depth 1"))
+            for across in ("{}", "variant", "variant x {}")
+        }
+
+
+def test_a_factor_of_one_level_has_no_second_one_beside_it(table, compare):
+    _, rows = table
+    for part in ([r for r in rows if r["width"] == 5], [r for r in rows if r["variant"] == "l2"]):
+        assert "two-way ANOVA" not in {t["test"] for t in compare(part)}
+
+
+def test_p_values_are_corrected_for_the_tests_that_ask_the_same(table, compare):
+    _, rows = table
+    tests = compare(rows)
+    family = [
+        t
+        for t in tests
+        if (t["quantity"], t["test"], t["across"]) == ("|Spearman|", "one-way ANOVA", "width")
+    ]
+    assert len(family) == 3  # once for each variant
+    assert {t["family"] for t in family} == {"|Spearman|, one-way ANOVA across width"}
+    assert sum(t["family"] == family[0]["family"] for t in tests) == 3
+    expected = multipletests([t["p_value"] for t in family], method="holm")[1]
+    assert [t["p_holm"] for t in family] == pytest.approx(expected)
+
+
+def test_undefined_tests_do_not_count_in_their_family(table, compare):
+    _, rows = table
+    constant = [{**r, "spearman": 0.5} if r["variant"] == "swa" else r for r in rows]
+    family = [
+        t for t in compare(constant) if t["family"] == "|Spearman|, one-way ANOVA across width"
+    ]
+    undefined = [t for t in family if t["reason"]]
+    assert len(undefined) == 1
+    assert math.isnan(undefined[0]["p_holm"])
+    defined = [t for t in family if not t["reason"]]
+    expected = multipletests([t["p_value"] for t in defined], method="holm")[1]
+    assert [t["p_holm"] for t in defined] == pytest.approx(expected)
+
+
+def test_all_of_tukeys_comparisons_are_one_family(table):
+    tests = compare_cells(table[1])
+    tukey = [t for t in tests if t["test"].startswith("Tukey") and t["across"] == "variant"]
+    assert {t["family"] for t in tukey if t["quantity"] == "|Spearman|"} == {
+        "|Spearman|, Tukey HSD across variant"
+    }
+    assert all(t["effect_name"] == "Hedges' g" for t in tukey)
+    assert all(t["effect_size"] * t["statistic"] > 0 for t in tukey)
 
 
 def test_an_undefined_seed_is_left_out_of_its_group(table, compare):

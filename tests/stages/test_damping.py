@@ -12,9 +12,10 @@ from ifcheck.provenance import file_digest
 from ifcheck.scores.estimators import DAMPING_PATH
 from ifcheck.stages.estimate import estimate_influence
 from ifcheck.stages.evaluate import evaluate
-from ifcheck.stages.fragility import check_study, fragility
+from ifcheck.stages.fragility import fragility
 from ifcheck.stages.influence import influence
 from ifcheck.stages.retrain import retrain
+from ifcheck.stages.study_checks import check_study
 from tests.stages.conftest import defined
 
 PATH = {"influence.damping": "path", "influence.damping_path": [0.01, 0.0, 0.5, 30.0]}

@@ -107,6 +107,12 @@ def test_training_again_counts_its_own_epochs_and_replicates(heavy, rates, look_
     assert found["retrain scratch"] == 3 * 50 * (20 + 10 * 40) * 2
 
 
+def test_further_selections_count_their_own_removals(heavy, rates, look_ahead):
+    found = look_ahead(study__selections=["random:7"]).seconds
+    assert found["retrain newton-random"] == 3 * 50 * (3 + 8 * 5 * 100)
+    assert found["retrain warm-random"] == found["retrain warm"]  # epochs, for a fake clock
+
+
 def test_pieces_of_every_stage_are_timed(heavy, look_ahead):
     found = look_ahead(study__variants=["l2", "bnn"])
     assert set(found.seconds) == {"train", "influence", "retrain warm", "retrain newton", "eigen"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ifcheck.errors import OutputRefused
-from ifcheck.stages.tables import plain, write_csv, write_json
+from ifcheck.stages.tables import plain, write_csv, write_csvs, write_json
 
 NAN, INF = math.nan, math.inf
 
@@ -127,3 +127,9 @@ def test_table_below_a_file_is_refused(tmp_path):
     (tmp_path / "study").touch()
     with pytest.raises(OutputRefused, match=r"results\.csv"):
         write_csv(tmp_path / "study" / "results.csv", [], ["a"])
+
+
+def test_tables_without_rows_are_not_written(tmp_path):
+    write_csvs(tmp_path, {"gaps": [{"a": 1, "b": math.nan}, {"a": 2}], "paths": []})
+    assert [path.name for path in tmp_path.iterdir()] == ["gaps.csv"]
+    assert (tmp_path / "gaps.csv").read_text() == "a,b\n1,\n2,\n"

@@ -37,6 +37,8 @@ def evaluate(
     }
     config = session.configure(flags)
     from ifcheck.artifacts import require_free
+    from ifcheck.cli.strata import show_strata
+    from ifcheck.cli.subsets import show_datamodeling
     from ifcheck.cli.summaries import misses_requirement, misses_threshold
     from ifcheck.cli.tables import show_agreement, show_controls, show_gaps, show_paths
     from ifcheck.cli.verdicts import show_verdicts
@@ -62,6 +64,8 @@ def evaluate(
     else:
         show_agreement(evaluation.summaries)
         show_controls(evaluation.summaries)
+        show_datamodeling(evaluation.summaries)
+        show_strata(evaluation.strata)
         show_gaps(evaluation.gaps)
         show_paths(evaluation.paths)
         show_verdicts(evaluation.summaries)

@@ -26,6 +26,7 @@ STUDY_KEYS = {
     "epochs": "train.epochs",
     "polish": "train.polish",
     "removals": "retrain.removals",
+    "strata": "study.selections",
     "group_size": "retrain.group_size",
     "retrain_epochs": "retrain.epochs",
     "replicates": "retrain.replicates",
@@ -47,6 +48,7 @@ def fragility(
     polish: options.Polish = None,
     stop_at_lr_floor: options.StopAtFloor = None,
     removals: options.Removals = None,
+    strata: options.Strata = None,
     group_size: options.GroupSize = None,
     estimators: Annotated[
         str | None, typer.Option("--estimator", help="Estimators to compare; a list.")
@@ -95,6 +97,7 @@ def fragility(
 
 
 def _show(session: Session, study: Study, exports: Sequence[Path]) -> None:
+    from ifcheck.cli.strata import show_strata
     from ifcheck.cli.tables import show_study
     from ifcheck.cli.verdicts import show_study_verdicts
     from ifcheck.stages.columns import agreement_tables
@@ -108,6 +111,7 @@ def _show(session: Session, study: Study, exports: Sequence[Path]) -> None:
         terminal.show_json(plain({k: v for k, v in told.items() if k != "results"}))  # in a file
     else:
         show_study(study)
+        show_strata(study.strata)
         show_study_verdicts(study.summaries, study.gaps)
 
 

@@ -11,11 +11,14 @@ from ifcheck.artifacts import Artifact, find_checkpoints, read_checkpoint
 from ifcheck.artifacts.files import CHECKPOINT_FOLDER
 from ifcheck.config import Config, replace_section
 from ifcheck.errors import RunFailed, UnusableInput
+from ifcheck.report import write_report
+from ifcheck.stages import pictures
 from ifcheck.stages.cells import influence_name, retrain_name
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import Evaluation, evaluate
 from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Reporter, Silent
+from ifcheck.stages.reports import REPORT_FILE, drawn_into, study_report
 from ifcheck.stages.resume import STUDY_FILE, reusable
 from ifcheck.stages.retrain import retrain, with_truth
 from ifcheck.stages.run import TRAINED_SECTIONS, digests_of, trained_configuration
@@ -87,7 +90,31 @@ def diagnose(
     )
     diagnosis = Diagnosis(files.out, config, evaluation, influences, retrains, curvature, left_out)
     write_json(files.out / FILE, diagnosis.to_dict())
+    _write_report(diagnosis, files)
     return diagnosis
+
+
+def _write_report(diagnosis: Diagnosis, files: Files) -> None:
+    """Draw the pictures of the run, and write the page that shows them."""
+    found, folder = diagnosis.evaluation, files.out / "figures"
+    cell = pictures.CellPictures(
+        diagnosis.config.variant.name,
+        "",
+        diagnosis.influences,
+        diagnosis.retrains,
+        pictures.recorded(diagnosis.retrains),
+        diagnosis.eigen,
+    )
+    drawn = pictures.draw(folder, found.summaries, [cell], files.reporter, found.paths, found.gaps)
+    report = study_report(
+        found.summaries,
+        diagnosis.config,
+        title=f"Can influence functions be trusted? {files.run.resolve().name}",
+        gaps=found.gaps,
+        paths=found.paths,
+        pictures=drawn_into(folder, drawn),
+    )
+    write_report(files.out / REPORT_FILE, report)
 
 
 def runs_of(sources: Sequence[Path]) -> dict[str, list[Path]]:

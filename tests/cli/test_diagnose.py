@@ -19,7 +19,9 @@ def test_checks_steps_and_verdicts_are_shown_within_the_width(run_folder, succee
     for name in ("rank", "stationarity", "noise ceiling", "solver residual", "baselines"):
         assert name in shown
     assert "from prediction to truth" in shown
-    assert f"written: {folder / 'one'}" in shown
+    assert f"written: {folder / 'one' / 'report.html'}" in shown
+    assert "<title>" in (folder / "one" / "report.html").read_text()
+    assert (folder / "one" / "figures" / "scatter.svg").is_file()
     tables = [line for line in shown.splitlines() if "─" in line]
     assert tables
     assert max(map(len, tables)) <= MAX_WIDTH

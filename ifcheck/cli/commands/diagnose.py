@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +46,7 @@ def diagnose(
     group_size: options.GroupSize = None,
     replicates: options.Replicates = None,
     require: options.Require = None,
+    export: options.Export = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; RUN/diagnosis if left out. Resumed.")
     ] = None,
@@ -63,8 +64,10 @@ def diagnose(
     from ifcheck.cli.summaries import misses_requirement
     from ifcheck.stages.diagnose import diagnose as run_stage
     from ifcheck.stages.diagnose import runs_of
+    from ifcheck.stages.exports import check_exports
     from ifcheck.stages.reporting import Prefixed
 
+    check_exports(export or ())
     runs = runs_of(sources)
     configs = {name: session.configure(flags, own) for name, own in runs.items()}
     several = len(runs) > 1
@@ -82,18 +85,26 @@ def diagnose(
             told = Prefixed(reporter, name) if several else reporter
             explicit = session.explicit(flags)
             found[name] = run_stage(configs[name], own, folders[name], told, explicit)
-    _show(session, found)
+    _show(session, found, export or ())
     summaries = [summary for each in found.values() for summary in each.evaluation.summaries]
     required = next(iter(configs.values())).verdict.require
     if misses_requirement(summaries, required):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
 
 
-def _show(session: Session, found: Mapping[str, Diagnosis]) -> None:
+def _show(session: Session, found: Mapping[str, Diagnosis], exports: Sequence[Path]) -> None:
     from ifcheck.cli.tables import show_agreement, show_controls, show_gaps
     from ifcheck.cli.verdicts import show_checks, show_steps, show_verdicts
+    from ifcheck.stages.columns import agreement_tables
+    from ifcheck.stages.exports import export_table
+    from ifcheck.stages.reports import REPORT_FILE
     from ifcheck.stages.tables import plain
 
+    tables = [
+        table for each in found.values() for table in agreement_tables(each.evaluation.summaries)
+    ]
+    for path in exports:
+        export_table(path, *tables)
     if session.json:
         terminal.show_json(plain({name: each.to_dict() for name, each in found.items()}))
         return
@@ -107,4 +118,4 @@ def _show(session: Session, found: Mapping[str, Diagnosis]) -> None:
         show_checks(evaluation.summaries)
         show_steps(evaluation.gaps)
         show_verdicts(evaluation.summaries)
-        terminal.stdout().print(f"written: {diagnosis.folder}", soft_wrap=True)
+        terminal.stdout().print(f"written: {diagnosis.folder / REPORT_FILE}", soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,20 +68,6 @@ def mean_difference(
     return Difference(
         mean_a, mean_b, difference, low, high, p_value, method, len(a), len(b), reason
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for being so many; those that are nan are no tests, and stay nan.
-
-    Reference: Holm (1979).
-    """
-    from statsmodels.stats.multitest import multipletests  # which takes a second
-
-    values = np.asarray(p_values, dtype=np.float64)
-    tested = np.isfinite(values)
-    if tested.any():
-        values[tested] = multipletests(values[tested], method="holm")[1]
-    return [float(value) for value in values]
 
 
 def _student(a: Floats, b: Floats, paired: bool, confidence: float) -> tuple[float, float, float]:

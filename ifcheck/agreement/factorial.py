@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg, stats
+from scipy import stats
 
 from ifcheck.agreement.design import (
     Cells,
@@ -174,9 +174,10 @@ NO_TEST = _F(0.0, 0, _Error(0.0, 0, 0.0))  # of no values
 
 def _left(values: Floats, *factors: Floats) -> _Left:
     """Fit values by all columns of the factors, which may depend on each other."""
-    basis = linalg.orth(np.hstack(factors))
-    rest = values - basis @ (basis.T @ values)
-    return _Left(float(rest @ rest), basis.shape[1])
+    from statsmodels.regression.linear_model import OLS  # which takes a second
+
+    fit = OLS(values, np.hstack(factors)).fit()
+    return _Left(float(fit.ssr), int(fit.model.rank))
 
 
 def _two_way(design: Design) -> dict[str, _F]:

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ifcheck.agreement.differences import NO_SPREAD, holm, mean_difference
+from ifcheck.agreement.differences import NO_SPREAD, mean_difference
+from ifcheck.agreement.statistics import holm
 from ifcheck.config import Config, differences
 from ifcheck.scores import ESTIMATORS, STEPS
 from ifcheck.stages.studies import CELL_NAMES, KEY, Key, Row, StudyFolder, read_study
@@ -72,7 +73,7 @@ def compare(config: Config, first: Path, second: Path, out: Path | None = None) 
     a, b = read_study(first), read_study(second)
     confidence = config.evaluate.confidence
     rows = [row for quantity in QUANTITIES for row in _rows(quantity, a, b, confidence)]
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]).tolist(), strict=True):
         row["p_holm"] = adjusted
         row["changed"] = _changed(row, 1 - confidence)
     comparison = Comparison(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ifcheck.agreement.differences import NO_SPREAD, PAIRED, WELCH, holm, mean_difference
+from ifcheck.agreement.differences import NO_SPREAD, PAIRED, WELCH, mean_difference
 
 A = {0: 0.91, 3: 0.80, 7: 0.95, 11: 0.70, 12: 0.88}
 B = {11: 0.75, 12: 0.90, 0: 0.97, 3: 0.86, 7: 0.93}  # the same seeds in another order
@@ -126,17 +126,3 @@ def test_seeds_that_are_finite_in_one_alone_cannot_be_paired():
 def test_a_confidence_is_a_probability():
     with pytest.raises(ValueError, match="confidence is 95"):
         mean_difference(A, B, 95)
-
-
-def test_holm_steps_down():
-    """By hand: of four, the smallest times 4, the next times 3, ..., never falling, at most 1."""
-    assert holm([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])
-
-
-def test_undefined_p_values_do_not_count():
-    found = holm([0.01, math.nan, 0.02])
-    assert found[0] == pytest.approx(0.02)
-    assert math.isnan(found[1])
-    assert found[2] == pytest.approx(0.02)
-    assert holm([]) == []
-    assert math.isnan(holm([math.nan])[0])

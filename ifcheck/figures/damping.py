@@ -82,9 +82,8 @@ def draw_damping_path(rows: Sequence[Row], remark: str = "") -> Figure:
     for axes, name in zip(drawn, places, strict=True):
         own = [each for each in defined if (each.panel, each.truth) == name]
         _draw_panel(axes, own, looks, scale)
-        first = places[name][1] == min(
-            column for row, column in places.values() if row == places[name][0]
-        )
+        row, column = places[name]
+        first = column == min(place[1] for place in places.values() if place[0] == row)
         title = "\n".join(filter(None, name))
         canvas.label(axes, title, "damping", "|Spearman|" if first else "")
     canvas.legend(figure, _handles(looks, defined))
@@ -127,15 +126,15 @@ def _places(found: Sequence[Along]) -> dict[tuple[str, str], tuple[int, int]]:
 
     A truth that is undefined in some panels has its column all the same.
     """
-    defined = [each for each in found if math.isfinite(each.value)]
     names = dict.fromkeys((each.panel, each.truth) for each in found)
-    known = {(each.panel, each.truth) for each in defined}
-    panels = list(dict.fromkeys(each.panel for each in defined))
-    truths = [t for t in dict.fromkeys(t for _, t in names) if t in {t for _, t in known}]
-    shown = [name for name in names if name in known]
-    if len(panels) == 1 or len(truths) > MOST_COLUMNS:
+    defined = {(each.panel, each.truth) for each in found if math.isfinite(each.value)}
+    shown = [name for name in names if name in defined]
+    rows = list(dict.fromkeys(panel for panel, _ in shown))
+    drawn = {truth for _, truth in shown}
+    columns = list(dict.fromkeys(truth for _, truth in names if truth in drawn))
+    if len(rows) == 1 or len(columns) > MOST_COLUMNS:
         return dict(zip(shown, canvas.wrapped_places(len(shown)), strict=True))
-    return {name: (panels.index(name[0]), truths.index(name[1])) for name in shown}
+    return {(panel, truth): (rows.index(panel), columns.index(truth)) for panel, truth in shown}
 
 
 def _draw_panel(axes: Axes, along: Sequence[Along], looks: dict[str, Look], scale: Scale) -> None:

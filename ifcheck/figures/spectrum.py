@@ -20,6 +20,7 @@ from ifcheck.figures.canvas import Floats
 
 PANEL_HEIGHT = 2.4  # inches
 DECADES = 6  # below the peak, where the smoothing's tail says nothing of eigenvalues any more
+MOST_OTHERS = 9  # networks behind the first; more are a grey mass, and a large file
 ROOM = 3.0  # factor above the peak, for the marks
 FIRST: dict[str, Any] = {
     "color": canvas.BLUE,
@@ -103,7 +104,8 @@ def draw_spectra(panels: Sequence[SpectrumPanel], remark: str = "") -> Figure:
     for axes, panel in zip(drawn, shown, strict=True):
         _draw_panel(axes, panel)
     missing = len(panels) - len(shown)
-    several = any(len(panel.density) > 1 for panel in shown)
+    most = max(len(panel.density) for panel in shown)
+    several = most > 1
     uncertain = any(np.isfinite(panel.error[0]).any() for panel in shown)
     canvas.legend(figure, _handles(several, uncertain))
     canvas.caption(
@@ -114,6 +116,7 @@ def draw_spectra(panels: Sequence[SpectrumPanel], remark: str = "") -> Figure:
         "hundredth of the range: no peak is narrower)"
         + "; the band is one standard error over random probes" * uncertain
         + "; the others are networks of other seeds" * several
+        + (f", the first {MOST_OTHERS} of them" if most > 1 + MOST_OTHERS else "")
         + (f"; {missing} of {len(panels)} cells have no density" if missing else "")
         + ".",
         remark,
@@ -124,7 +127,7 @@ def draw_spectra(panels: Sequence[SpectrumPanel], remark: str = "") -> Figure:
 def _draw_panel(axes: Axes, panel: SpectrumPanel) -> None:
     peak = float(np.nanmax(panel.density))
     axes.set_yscale("log")
-    axes.plot(panel.grid, panel.density[1:].T, **OTHERS)
+    axes.plot(panel.grid, panel.density[1 : 1 + MOST_OTHERS].T, **OTHERS)
     density, error = panel.density[0], panel.error[0]
     # A band that reaches zero goes on to the foot of the panel.
     foot = peak / 10 ** (2 * DECADES)

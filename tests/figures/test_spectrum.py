@@ -5,7 +5,7 @@ import pytest
 
 from ifcheck.errors import UnusableInput
 from ifcheck.figures import SpectrumPanel, spectral_density
-from ifcheck.figures.spectrum import draw_spectra
+from ifcheck.figures.spectrum import MOST_OTHERS, draw_spectra
 from tests.figures.reading import caption_of, legend_of, lines_of, require_legible, title_of
 
 GRID = np.linspace(-1.0, 9.0, 200)
@@ -34,6 +34,13 @@ def test_the_first_network_stands_out_and_the_others_are_behind():
     assert axes.get_xscale() == "linear"
     assert "networks of other seeds" in caption_of(figure)
     assert "other" not in " ".join(legend_of(draw_spectra([panel()])))
+
+
+def test_of_many_networks_the_first_are_shown():
+    figure = draw_spectra([panel(networks=30)])
+    assert len(lines_of(figure.axes[0], "other seeds")) == MOST_OTHERS
+    assert f"other seeds, the first {MOST_OTHERS} of them" in caption_of(figure)
+    assert "of them" not in caption_of(draw_spectra([panel(networks=1 + MOST_OTHERS)]))
 
 
 def test_eigenvalues_and_zero_are_marked():

@@ -134,7 +134,7 @@ def commands(run_folder, two_studies) -> dict[str, tuple]:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Leave out what takes a study longest and is tested elsewhere: pictures, Tukey's tests."""
-    monkeypatch.setattr("ifcheck.stages.pictures.draw", lambda *_: None)
+    monkeypatch.setattr("ifcheck.stages.pictures.draw", lambda *_: [])
     monkeypatch.setattr("ifcheck.stages.comparisons.tukey", lambda _: [])
 
 

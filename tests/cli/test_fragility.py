@@ -19,7 +19,7 @@ def study(succeed, tmp_path_factory):
     """A finished study of four cells. Read only."""
     out = tmp_path_factory.mktemp("study") / "study"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ifcheck.stages.pictures.draw", lambda *_: None)
+        patch.setattr("ifcheck.stages.pictures.draw", lambda *_: [])
         patch.setattr("ifcheck.stages.comparisons.tukey", lambda _: [])
         succeed(*STUDY, "--out", out)
     return out

@@ -60,7 +60,7 @@ def test_a_truth_with_losses_along_the_way_is_not_run_again_for_the_figure(tiny,
 
 def test_a_study_shows_the_other_one_first(other, tiny, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(stage.pictures, "draw", lambda *given: drawn.append(given[2]))
+    monkeypatch.setattr(stage.pictures, "draw", lambda *given: drawn.append(given[2]) or [])
     config = tiny({**SMALL, "data.dataset": "digits", "study.variants": ["l2"], "network": "mlp"})
     fragility(config, tmp_path / "study", beside=other)
     fragility(config, tmp_path / "study")

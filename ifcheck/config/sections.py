@@ -196,6 +196,7 @@ class DiagnoseConfig:
         "gradient-cosine",
         "train-loss",
         "same-class",
+        "random",
     )
     truths: Names = ("pbrf", "newton", "warm", "scratch")
     replicates: Positive = 2

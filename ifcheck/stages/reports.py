@@ -120,7 +120,7 @@ def study_report(
         cells.setdefault(_cell_of(row), []).append(row)
     compared = [row for row in summaries if "estimator" in row]
     several, labels = len(cells) > 1, _labels(cells)
-    cell = _cell_entry(labels)
+    cell = [_cell_entry(labels)] if several else []
     own = [
         _cell_section(
             name,
@@ -136,8 +136,9 @@ def study_report(
         _verdicts(compared, cell),
         _agreement(compared if several else (), cell),
         Section("tests", "Tests across cells", tables=tests_tables(tests)),
+        *([] if several else own),
         Section("figures", "Figures", pictures=_read(pictures, "")),
-        *own,
+        *(own if several else []),
         Section("words", "What the words mean", terms=list(GLOSSARY.items())),
         _provenance(config),
     ]
@@ -205,11 +206,11 @@ def _has_content(section: Section) -> bool:
 # --- across cells -----------------------------------------------------------------------------
 
 
-def _verdicts(rows: Sequence[Row], cell: Entry) -> Section:
+def _verdicts(rows: Sequence[Row], cell: Sequence[Entry]) -> Section:
     """Return the table that the report is about: what can be trusted."""
     judged = [row for row in rows if row.get("verdict")]
     entries = [
-        cell,
+        *cell,
         PAIR,
         text("verdict", _badge),
         text("why", lambda row: str(row.get("verdict_reason") or "")),
@@ -232,7 +233,7 @@ def _tallies(judged: Sequence[Row]) -> list[Badge]:
     ]
 
 
-def _agreement(rows: Sequence[Row], cell: Entry) -> Section:
+def _agreement(rows: Sequence[Row], cell: Sequence[Entry]) -> Section:
     """Return agreement and controls of all cells; a lone one has them in its own section."""
     title = "Agreement and controls"
     if not rows:
@@ -240,11 +241,11 @@ def _agreement(rows: Sequence[Row], cell: Entry) -> Section:
     tables = [
         rows_table(
             "Agreement of predicted and true changes, beside published figures",
-            [cell, PAIR, *BESIDE_PUBLISHED],
+            [*cell, PAIR, *BESIDE_PUBLISHED],
             rows,
         ),
         rows_table(
-            "Controls: what each agreement is to be held against", [cell, PAIR, *CONTROLS], rows
+            "Controls: what each agreement is to be held against", [*cell, PAIR, *CONTROLS], rows
         ),
     ]
     return Section("agreement", title, tables=tables)

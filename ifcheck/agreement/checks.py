@@ -85,9 +85,12 @@ def _power(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     least, removals, seeds = thresholds.min_power, evidence.removals, evidence.seeds
     found = detection_power(thresholds.min_rank, removals, seeds)
     outcome = Outcome.PASS if found >= least else Outcome.FAIL
-    told = f"{removals} removals and {seeds} seeds"
-    power = "not at all" if math.isnan(found) else f"with probability {found:.2f}"
-    sentence = f"{told} tell a Spearman of {thresholds.min_rank:g} from none {power}."
+    told = f"{_count(removals, 'removal')} and {_count(seeds, 'seed')}"
+    sentence = (
+        f"{told} tell a Spearman of {thresholds.min_rank:g} from none with probability {found:.2f}."
+    )
+    if math.isnan(found):
+        sentence = f"{told} tell no Spearman from none: it takes four removals and a seed."
     return Check("power", Role.TRUTH, outcome, found, f"at least {least:g}", sentence)
 
 
@@ -114,8 +117,10 @@ def _noise_ceiling(evidence: Evidence, thresholds: VerdictConfig) -> Check:
 def _resolution(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     found = evidence.signal_to_resolution
     least, clear = thresholds.min_signal_to_resolution, thresholds.clear_signal_to_resolution
-    sentence = f"True changes spread over {found:.2g} times what the floating-point type resolves."
     outcome = _at_least(found, clear, least)
+    sentence = f"True changes spread over {found:.2g} times what the floating-point type resolves."
+    if outcome is Outcome.UNKNOWN:
+        sentence = "How far true changes spread is not known: it takes two removals."
     return Check("resolution", Role.TRUTH, outcome, found, f"at least {least:g}", sentence)
 
 
@@ -128,13 +133,23 @@ def _rank(evidence: Evidence, thresholds: VerdictConfig) -> Check:
         corrected = ", corrected for the noise of the truth"
     between = f"{low:.2f} to {high:.2f}{corrected}"
     if math.isnan(low):
-        outcome, sentence = Outcome.UNKNOWN, "Spearman has no interval."
+        outcome = Outcome.UNKNOWN
+        sentence = (
+            f"Spearman {evidence.spearman:.2f} has no interval: resample more, with "
+            "evaluate.bootstrap_samples."
+        )
     elif low >= least and not evidence.chance_p > SIGNIFICANT:
         outcome = Outcome.PASS
         sentence = f"Removals are ranked right: Spearman {evidence.spearman:.2f} ({between})."
     elif high < least:
         outcome = Outcome.FAIL
         sentence = f"Removals are not ranked right: Spearman {evidence.spearman:.2f} ({between})."
+    elif low >= least:
+        outcome = Outcome.UNKNOWN
+        sentence = (
+            f"Spearman {evidence.spearman:.2f} ({between}) may be chance: random orders agree as "
+            f"much with probability {evidence.chance_p:.2g}."
+        )
     else:
         outcome = Outcome.UNKNOWN
         sentence = (
@@ -146,8 +161,10 @@ def _rank(evidence: Evidence, thresholds: VerdictConfig) -> Check:
 
 def _signs(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     found, least = evidence.sign_agreement, thresholds.min_signs
-    sentence = f"{found:.0%} of the changes have the predicted sign, beside the null run."
     outcome = _at_least(found, least, least)
+    sentence = f"{found:.0%} of the changes have the predicted sign, beside the null run."
+    if outcome is Outcome.UNKNOWN:
+        sentence = "How many changes have the predicted sign is not known."
     return Check("signs", Role.SIZE, outcome, found, f"at least {least:.0%}", sentence)
 
 
@@ -156,11 +173,11 @@ def _scale(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     slope, r2 = evidence.slope, evidence.r2
     right = 1 / factor <= slope <= factor and r2 >= least
     outcome = Outcome.PASS if right else Outcome.FAIL
-    if math.isnan(slope) or math.isnan(r2):
-        outcome = Outcome.UNKNOWN
     sentence = (
-        f"True changes are {slope:.2f} times the predicted ones; R² about the identity {r2:.2f}."
+        f"True changes are {slope:.2g} times the predicted ones; R² about the identity {r2:.2f}."
     )
+    if math.isnan(slope) or math.isnan(r2):
+        outcome, sentence = Outcome.UNKNOWN, "True changes have no line on the predicted ones."
     expected = f"slope of {1 / factor:g} to {factor:g}, R² of at least {least:g}"
     return Check("scale", Role.SIZE, outcome, slope, expected, sentence)
 
@@ -170,12 +187,15 @@ def _miss_relation(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     ranked = _rank(evidence, thresholds).outcome is Outcome.PASS
     scale = _scale(evidence, thresholds)
     outcome = Outcome.UNKNOWN
-    sentence = "Ranks do not agree, so that values cannot."
+    sentence = "Ranks are not known to agree, so that values are not asked about."
     if ranked and scale.outcome is not Outcome.UNKNOWN:
         outcome = scale.outcome
-        sentence = "Ranks agree, and values do."
+        sentence = f"Ranks agree, and values do: R² about the identity {evidence.r2:.2f}."
         if outcome is Outcome.FAIL:
-            sentence = "Ranks agree and values do not: the paper's miss-relation."
+            sentence = (
+                "Ranks agree and values do not, the paper's miss-relation: true changes are "
+                f"{evidence.slope:.2g} times the predicted ones, R² {evidence.r2:.2f}."
+            )
     return Check("miss-relation", Role.ADVICE, outcome, evidence.r2, scale.expected, sentence)
 
 
@@ -202,6 +222,8 @@ def _null_drift(evidence: Evidence, thresholds: VerdictConfig) -> Check:
         f"Removing nothing changes the test loss by {_times(found)} the spread of the true changes."
     )
     outcome = _at_least(found, clear, least)
+    if outcome is Outcome.UNKNOWN:
+        sentence = "What removing nothing changes is not known beside the true changes."
     expected = f"spread of at least {least:g} times the drift"
     return Check("null drift", Role.SIZE, outcome, found, expected, sentence)
 
@@ -210,18 +232,22 @@ def _curvature(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     lowest, expected = evidence.lowest_eigenvalue, "no negative direction, none left out"
     if math.isnan(lowest):
         outcome, sentence = Outcome.UNKNOWN, "The solver did not look for eigenvalues."
-    elif evidence.negative > 0 and lowest < 0:
+    elif evidence.negative > 0 and lowest <= 0:
         outcome = Outcome.FAIL
         sentence = (
-            f"The Hessian has up to {evidence.negative} negative eigenvalues, and damping of "
-            f"{evidence.damping:g} leaves the lowest at {lowest:.1e}: this is no minimum."
+            f"The Hessian has up to {_count(evidence.negative, 'negative eigenvalue')}, and "
+            f"damping of {evidence.damping:g} leaves the lowest at {lowest:.1e}: this is no "
+            "minimum."
         )
     elif evidence.null_space > 0:
         outcome = Outcome.WARN
-        sentence = f"Up to {evidence.null_space} directions without curvature are left out."
+        sentence = f"Left out: up to {_count(evidence.null_space, 'direction')} without curvature."
     else:
         outcome = Outcome.PASS
-        sentence = f"The Hessian is positive definite; its lowest eigenvalue is {lowest:.1e}."
+        damped = f", damped by {evidence.damping:g}," if evidence.damping else ""
+        sentence = (
+            f"The Hessian{damped} is positive definite: its lowest eigenvalue is {lowest:.1e}."
+        )
     return Check("curvature", Role.SIZE, outcome, lowest, expected, sentence)
 
 
@@ -229,6 +255,8 @@ def _solver(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     found, most = evidence.rel_residual, thresholds.max_residual
     outcome = _at_least(-found, -thresholds.clear_residual, -most)
     sentence = f"The solves leave a relative residual of at most {found:.1e}."
+    if outcome is Outcome.UNKNOWN:
+        sentence = "What the solves leave unsolved is not known."
     return Check("solver residual", Role.SIZE, outcome, found, f"at most {most:g}", sentence)
 
 
@@ -238,11 +266,18 @@ def _baselines(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     if not evidence.best_baseline or math.isnan(over):
         sentence = "No baseline was given to compare with."
         return Check("baselines", Role.ADVICE, Outcome.UNKNOWN, over, expected, sentence)
-    name, margin = evidence.best_baseline, 0.0 if math.isnan(half_width) else half_width
+    name = evidence.best_baseline
+    if math.isnan(half_width):
+        # One network is above a baseline by chance as often as below.
+        sentence = (
+            f"One network alone is {over:+.2f} of |Spearman| beside {name}, which may be chance: "
+            "train more seeds."
+        )
+        return Check("baselines", Role.ADVICE, Outcome.UNKNOWN, over, expected, sentence)
     outcome, words = Outcome.WARN, f"no better than {name}"
-    if over - margin > 0:
+    if over - half_width > 0:
         outcome, words = Outcome.PASS, f"better than {name}, the best baseline"
-    elif over + margin < 0:
+    elif over + half_width < 0:
         outcome, words = Outcome.FAIL, f"worse than {name}, which costs next to nothing"
     sentence = f"Removals are ranked {words} (by {over:+.2f} ± {half_width:.2f} of |Spearman|)."
     return Check("baselines", Role.ADVICE, outcome, over, expected, sentence)
@@ -258,7 +293,13 @@ def _at_least(value: float, clear: float, least: float) -> Outcome:
 
 def _times(ratio: float) -> str:
     """Return the inverse of a ratio as text: how often the latter is the former."""
-    return f"{1 / ratio:.2g} times" if 0 < ratio < math.inf else "0 times"
+    if ratio == 0:
+        return "infinitely many times"
+    return f"{1 / ratio:.2g} times"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 # In the order in which the first that fails is given as the reason.

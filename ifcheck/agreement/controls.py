@@ -103,22 +103,13 @@ def hierarchical_interval(
     if not usable:
         return Interval(math.nan, math.nan, math.nan, "no pair has a correlation")
     size: Callable[[Any], Any] = np.asarray if signed else np.abs
-<<<<<<< HEAD
-    each = [np.mean(size([correlation(*pair) for pair in own])) for own in usable]
-=======
-    each = np.array([np.mean(size([_correlation(*pair) for pair in own])) for own in usable])
->>>>>>> 6230b513276a0bad079268f7a8987832bec9249c
+    each = np.array([np.mean(size([correlation(*pair) for pair in own])) for own in usable])
     value = float(np.mean(each))
     if samples < 1:
         return Interval(value, math.nan, math.nan, "no resamples were asked for")
     generator = np.random.default_rng(seed)
-<<<<<<< HEAD
     resampled = [size(resampled_correlations(own, samples, generator)) for own in usable]
-    means = np.zeros(samples)
-=======
-    resampled = [size(_resampled_seed(own, samples, generator)) for own in usable]
     means, of_seeds = np.zeros(samples), np.zeros(samples)
->>>>>>> 6230b513276a0bad079268f7a8987832bec9249c
     for _ in usable:
         chosen = generator.integers(0, len(usable), samples)
         of_seeds += each[chosen]

@@ -176,7 +176,8 @@ def _left(values: Floats, *factors: Floats) -> _Left:
     """Fit values by all columns of the factors, which may depend on each other."""
     from statsmodels.regression.linear_model import OLS  # which takes a second
 
-    fit = OLS(values, np.hstack(factors)).fit()
+    with quiet():  # columns that depend on each other are meant
+        fit = OLS(values, np.hstack(factors)).fit()
     return _Left(float(fit.ssr), int(fit.model.rank))
 
 

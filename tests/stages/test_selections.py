@@ -36,7 +36,7 @@ def folders(tiny, tmp_path_factory):
     """A study with further selections, and the same without."""
     out = tmp_path_factory.mktemp("selections")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.pictures, "draw", lambda *_: None)
+        patch.setattr(stage.pictures, "draw", lambda *_: [])
         studies = {
             name: fragility(tiny(flags), out / name)
             for name, flags in (("with", STRATA), ("without", STUDY))

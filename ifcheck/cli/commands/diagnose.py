@@ -13,6 +13,7 @@ from ifcheck.cli.session import Session, dotted
 from ifcheck.errors import EXIT_BELOW_THRESHOLD
 
 if TYPE_CHECKING:
+    from ifcheck.config import Config
     from ifcheck.stages.diagnose import Diagnosis
 
 DIAGNOSE_KEYS = {
@@ -73,11 +74,7 @@ def diagnose(
     several = len(runs) > 1
     folders = {name: out / name if out is not None and several else out for name in runs}
     if session.dry_run:
-        from ifcheck.cli.plans import show_plan
-        from ifcheck.stages.estimate import estimate_diagnosis, together
-
-        plans = [estimate_diagnosis(configs[name], runs[name], folders[name]) for name in runs]
-        show_plan(session, together(plans))
+        _show_plan(session, [(configs[name], own, folders[name]) for name, own in runs.items()])
         return
     found: dict[str, Diagnosis] = {}
     with terminal.live_progress() as reporter:
@@ -90,6 +87,13 @@ def diagnose(
     required = next(iter(configs.values())).verdict.require
     if misses_requirement(summaries, required):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
+
+
+def _show_plan(session: Session, runs: Sequence[tuple[Config, list[Path], Path | None]]) -> None:
+    from ifcheck.cli.plans import show_plan
+    from ifcheck.stages.estimate import estimate_diagnosis, together
+
+    show_plan(session, together([estimate_diagnosis(*run) for run in runs]))
 
 
 def _show(session: Session, found: Mapping[str, Diagnosis], exports: Sequence[Path]) -> None:

@@ -84,8 +84,7 @@ def diagnose(
             found[name] = run_stage(configs[name], own, folders[name], told, explicit)
     _show(session, found, export or ())
     summaries = [summary for each in found.values() for summary in each.evaluation.summaries]
-    required = next(iter(configs.values())).verdict.require
-    if misses_requirement(summaries, required):
+    if misses_requirement(summaries, next(iter(configs.values())).verdict.require):
         raise typer.Exit(EXIT_BELOW_THRESHOLD)
 
 

@@ -126,37 +126,37 @@ def _resolution(evidence: Evidence, thresholds: VerdictConfig) -> Check:
 
 def _rank(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     """Judge the interval of the mean Spearman, corrected for noise where that is known."""
-    least, low, high = thresholds.min_rank, evidence.spearman_low, evidence.spearman_high
-    corrected = ""
+    least = thresholds.min_rank
+    found, low, high = evidence.spearman, evidence.spearman_low, evidence.spearman_high
+    measured = ""
     if evidence.replicates > 1 and evidence.noise_ceiling > 0:
-        low, high = (min(1.0, bound / evidence.noise_ceiling) for bound in (low, high))
-        corrected = ", corrected for the noise of the truth"
-    between = f"{low:.2f} to {high:.2f}{corrected}"
+        found, low, high = (min(1.0, v / evidence.noise_ceiling) for v in (found, low, high))
+        measured = f"; {evidence.spearman:.2f} before the truth's noise is taken out"
+    between = f"{low:.2f} to {high:.2f}{measured}"
     if math.isnan(low):
         outcome = Outcome.UNKNOWN
         sentence = (
-            f"Spearman {evidence.spearman:.2f} has no interval: resample more, with "
-            "evaluate.bootstrap_samples."
+            f"Spearman {found:.2f} has no interval: resample more, with evaluate.bootstrap_samples."
         )
     elif low >= least and not evidence.chance_p > SIGNIFICANT:
         outcome = Outcome.PASS
-        sentence = f"Removals are ranked right: Spearman {evidence.spearman:.2f} ({between})."
+        sentence = f"Removals are ranked right: Spearman {found:.2f} ({between})."
     elif high < least:
         outcome = Outcome.FAIL
-        sentence = f"Removals are not ranked right: Spearman {evidence.spearman:.2f} ({between})."
+        sentence = f"Removals are not ranked right: Spearman {found:.2f} ({between})."
     elif low >= least:
         outcome = Outcome.UNKNOWN
         sentence = (
-            f"Spearman {evidence.spearman:.2f} ({between}) may be chance: random orders agree as "
+            f"Spearman {found:.2f} ({between}) may be chance: random orders agree as "
             f"much with probability {evidence.chance_p:.2g}."
         )
     else:
         outcome = Outcome.UNKNOWN
         sentence = (
-            f"Spearman {evidence.spearman:.2f} may lie on either side of {least:g} ({between}): "
+            f"Spearman {found:.2f} may lie on either side of {least:g} ({between}): "
             "remove more rows, or train more seeds."
         )
-    return Check("rank", Role.RANK, outcome, evidence.spearman, f"at least {least:g}", sentence)
+    return Check("rank", Role.RANK, outcome, found, f"at least {least:g}", sentence)
 
 
 def _signs(evidence: Evidence, thresholds: VerdictConfig) -> Check:

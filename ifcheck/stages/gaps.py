@@ -16,6 +16,7 @@ from ifcheck.removal import TRUTHS
 from ifcheck.stages.changes import changes_of
 from ifcheck.stages.controls import is_baseline
 from ifcheck.stages.removals import predicted_changes, removed_rows
+from ifcheck.stages.wording import share
 
 Row = dict[str, Any]
 
@@ -135,9 +136,8 @@ def _sentence(row: Row, truth: Artifact) -> str:
     methods = sorted((TRUTHS.create(name) for name in TRUTHS), key=lambda method: method.place)
     taken = [method.takes_back for method in methods if first < method.place <= last]
     what = ", ".join(taken[:-1]) + (" and " if len(taken) > 1 else "") + taken[-1]
-    share = "none" if row["share"] != row["share"] else f"{row['share']:.0%}"
     return (
-        f"{row['before']} to {row['after']}: {share} of the gap is {what}; Spearman "
+        f"{row['before']} to {row['after']}: {share(row['share'])} of the gap is {what}; Spearman "
         f"{row['spearman_median']:.3f}, slope {row['slope_median']:.3g}; {_circumstances(truth)}."
     )
 

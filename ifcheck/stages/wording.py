@@ -35,7 +35,9 @@ def between(low: float | None, high: float | None, digits: int = 2) -> str:
 
 def share(value: float | None) -> str:
     """Return a fraction in percent, or a dash where it is undefined."""
-    return UNDEFINED if value is None or value != value else f"{value:.0%}"
+    if value is None or value != value:
+        return UNDEFINED
+    return f"{round(value, 2) + 0.0:.0%}"  # without the sign of a zero
 
 
 def pair_name(summary: Row) -> str:

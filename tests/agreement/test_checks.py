@@ -220,7 +220,7 @@ def test_noise_of_the_truth_is_taken_out_of_the_ranking_where_it_was_measured():
     assert checked("rank", **noisy).outcome is Outcome.UNKNOWN
     found = checked("rank", **(noisy | REPLICATED | {"noise_ceiling": 0.9}))
     assert found.outcome is Outcome.PASS
-    assert "0.71 to 0.98, corrected for the noise of the truth" in found.sentence
+    assert "0.71 to 0.98; 0.80 before the truth's noise is taken out" in found.sentence
     capped = checked("rank", **(noisy | REPLICATED | {"noise_ceiling": 0.72}))
     assert "0.89 to 1.00" in capped.sentence
     for ceiling in (NAN, 0.0):  # nothing to divide by

@@ -154,7 +154,7 @@ def _rank(evidence: Evidence, thresholds: VerdictConfig) -> Check:
         outcome = Outcome.UNKNOWN
         sentence = (
             f"Spearman {found:.2f} may lie on either side of {least:g} ({between}): "
-            "remove more rows, or train more seeds."
+            "remove more rows, train more seeds or take more replicates."
         )
     return Check("rank", Role.RANK, outcome, found, f"at least {least:g}", sentence)
 

@@ -20,7 +20,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision, the sentence that says why, and all checks."""
+    """A decision, why, and all checks; none where there is no agreement to judge."""
 
     decision: Decision
     reason: str
@@ -34,8 +34,10 @@ def judge(evidence: Evidence, thresholds: VerdictConfig) -> Verdict:
     a ranking that fails in `do not trust`, unless noise of the truth, which nobody measured, may be
     why; a size, a sign or a condition of influence functions that fails in `ranking only`.
     """
+    if evidence.obstacle:
+        return Verdict(Decision.CANNOT_TELL, evidence.obstacle, ())
     checks = tuple(check(evidence, thresholds) for check in CHECKS)
-    decision, reason = _decide(evidence, checks)
+    decision, reason = _decide(checks)
     return Verdict(decision, reason, checks)
 
 
@@ -49,11 +51,9 @@ def meets(decision: str, required: str | None) -> bool:
     return decision in enough[required]
 
 
-def _decide(evidence: Evidence, checks: tuple[Check, ...]) -> tuple[Decision, str]:
+def _decide(checks: tuple[Check, ...]) -> tuple[Decision, str]:
     failed = [check for check in checks if check.outcome is Outcome.FAIL]
     rank = next(check for check in checks if check.role is Role.RANK)
-    if evidence.obstacle:
-        return Decision.CANNOT_TELL, evidence.obstacle
     if unable := [check for check in failed if check.role is Role.TRUTH]:
         return Decision.CANNOT_TELL, unable[0].sentence
     if rank.outcome is Outcome.UNKNOWN:
@@ -64,5 +64,5 @@ def _decide(evidence: Evidence, checks: tuple[Check, ...]) -> tuple[Decision, st
             return Decision.CANNOT_TELL, f"{rank.sentence} {unmeasured[0].sentence}"
         return Decision.DO_NOT_TRUST, rank.sentence
     if limiting := [check for check in failed if check.role is Role.SIZE]:
-        return Decision.RANKING_ONLY, limiting[0].sentence
+        return Decision.RANKING_ONLY, f"{rank.sentence} {limiting[0].sentence}"
     return Decision.TRUST, rank.sentence

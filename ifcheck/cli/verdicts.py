@@ -66,6 +66,8 @@ def show_checks(summaries: Sequence[Row]) -> None:
             continue
         out = terminal.stdout()
         out.print(f"{pair_name(summary)}: {summary['verdict']}", style="bold")
+        if not summary["checks"]:
+            out.print(summary["verdict_reason"], soft_wrap=True)
         for check in summary["checks"]:
             mark = f"{MARKS[check['outcome']]} {check['outcome']}"
             out.print(f"{mark:10}{check['name']:16}{check['sentence']}", soft_wrap=True)

@@ -57,7 +57,7 @@ def test_a_truth_that_cannot_judge_tells_nothing(name):
 def test_a_fault_of_size_leaves_the_ranking(name):
     found = judged(WRONG_SIZE[name])
     assert found.decision is Decision.RANKING_ONLY
-    assert found.reason == sentence_of(found, name)
+    assert found.reason == f"{sentence_of(found, 'rank')} {sentence_of(found, name)}"
 
 
 def test_a_ranking_that_fails_is_not_trusted():
@@ -122,8 +122,12 @@ def test_of_two_faults_the_stronger_decides_and_is_the_reason(first, second):
     name, fault, decision = first
     found = judged(second[1], fault)
     assert found.decision is decision
-    expected = OBSTACLE["obstacle"] if name == "obstacle" else sentence_of(found, name)
-    assert found.reason == expected
+    if name == "obstacle":
+        assert found.reason == OBSTACLE["obstacle"]
+        assert found.checks == ()
+    else:
+        ranked = f"{sentence_of(found, 'rank')} " if decision is Decision.RANKING_ONLY else ""
+        assert found.reason == ranked + sentence_of(found, name or "rank")
 
 
 @pytest.mark.parametrize("name", WRONG_SIZE)

@@ -32,7 +32,7 @@ def share(value: float | None, reason: str = "") -> Number:
     """Return a share as a percentage; it sorts by the share."""
     if value is None or math.isnan(value):
         return _undefined(reason)
-    return Number(float(value), f"{value:.0%}")
+    return Number(float(value), f"{round(value, 2) + 0.0:.0%}")  # no sign of a zero
 
 
 def interval(mean: float | None, half_width: float | None, reason: str = "") -> Number:

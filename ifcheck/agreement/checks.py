@@ -10,8 +10,6 @@ from enum import StrEnum
 from ifcheck.agreement.controls import detection_power
 from ifcheck.config import VerdictConfig
 
-SIGNIFICANT = 0.05  # level at which agreement by chance is ruled out
-
 
 class Outcome(StrEnum):
     """How a check ended; unknown where what it needs was not measured."""
@@ -98,7 +96,7 @@ def _noise_ceiling(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     expected = f"reliability of at least {thresholds.min_reliability:g} on most seeds"
     found, outcome = evidence.noise_ceiling, Outcome.UNKNOWN
     if evidence.replicates > 1:
-        reliable = evidence.reliable_share > 0.5
+        reliable = evidence.reliable_share > thresholds.min_reliable_share
         outcome = Outcome.PASS if reliable else Outcome.FAIL
         sentence = (
             f"A perfect prediction would reach {found:.2f}, by {evidence.replicates} replicates."
@@ -121,7 +119,8 @@ def _resolution(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     sentence = f"True changes spread over {found:.2g} times what the floating-point type resolves."
     if outcome is Outcome.UNKNOWN:
         sentence = "How far true changes spread is not known: it takes two removals."
-    return Check("resolution", Role.TRUTH, outcome, found, f"at least {least:g}", sentence)
+    expected = f"at least {clear:g} times, and no less than {least:g}"
+    return Check("resolution", Role.TRUTH, outcome, found, expected, sentence)
 
 
 def _rank(evidence: Evidence, thresholds: VerdictConfig) -> Check:
@@ -138,7 +137,7 @@ def _rank(evidence: Evidence, thresholds: VerdictConfig) -> Check:
         sentence = (
             f"Spearman {found:.2f} has no interval: resample more, with evaluate.bootstrap_samples."
         )
-    elif low >= least and not evidence.chance_p > SIGNIFICANT:
+    elif low >= least and not evidence.chance_p > thresholds.max_chance_p:
         outcome = Outcome.PASS
         sentence = f"Removals are ranked right: Spearman {found:.2f} ({between})."
     elif high < least:
@@ -211,7 +210,7 @@ def _stationarity(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     )
     if outcome is Outcome.UNKNOWN:
         sentence = "How far training stopped from an optimum is not known."
-    expected = f"spread of at least {least:g} times that step"
+    expected = f"spread of at least {clear:g} times that step, and no less than {least:g}"
     return Check("stationarity", role, outcome, found, expected, sentence)
 
 
@@ -224,7 +223,7 @@ def _null_drift(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     outcome = _at_least(found, clear, least)
     if outcome is Outcome.UNKNOWN:
         sentence = "What removing nothing changes is not known beside the true changes."
-    expected = f"spread of at least {least:g} times the drift"
+    expected = f"spread of at least {clear:g} times the drift, and no less than {least:g}"
     return Check("null drift", Role.SIZE, outcome, found, expected, sentence)
 
 
@@ -257,7 +256,8 @@ def _solver(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     sentence = f"The solves leave a relative residual of at most {found:.1e}."
     if outcome is Outcome.UNKNOWN:
         sentence = "What the solves leave unsolved is not known."
-    return Check("solver residual", Role.SIZE, outcome, found, f"at most {most:g}", sentence)
+    expected = f"at most {thresholds.clear_residual:g}, and no more than {most:g}"
+    return Check("solver residual", Role.SIZE, outcome, found, expected, sentence)
 
 
 def _baselines(evidence: Evidence, thresholds: VerdictConfig) -> Check:

@@ -18,6 +18,15 @@ class Decision(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
+# Of tables and pictures, where there is no room for words.
+MARKS: dict[str, str] = {
+    Decision.TRUST: "T",
+    Decision.RANKING_ONLY: "R",
+    Decision.DO_NOT_TRUST: "N",
+    Decision.CANNOT_TELL: "?",
+}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A decision, why, and all checks; none where there is no agreement to judge."""

@@ -65,11 +65,17 @@ def misses_threshold(summaries: Sequence[Mapping[str, Any]], least: float | None
 
 
 def misses_requirement(summaries: Sequence[Mapping[str, Any]], required: str | None) -> bool:
-    """Return whether a pair's verdict is less than what the user asked for."""
+    """Return whether a verdict is less than what the user asked for, or there is none.
+
+    A cell that failed has none; baselines are not judged, and do not count.
+    """
     from ifcheck.agreement.verdict import meets
 
-    verdicts = [summary["verdict"] for summary in summaries if summary.get("verdict")]
-    return required is not None and not all(meets(verdict, required) for verdict in verdicts)
+    if required is None:
+        return False
+    judged = [summary for summary in summaries if not summary.get("baseline", False)]
+    verdicts = [summary.get("verdict") for summary in judged]
+    return not verdicts or not all(v and meets(v, required) for v in verdicts)
 
 
 def describe_meta(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ifcheck.agreement.verdict import MARKS
 from ifcheck.cli import terminal
 from ifcheck.cli.tables import cell_name, header
 from ifcheck.stages.wording import UNDEFINED, pair_name, prediction_name
@@ -12,8 +13,7 @@ from ifcheck.stages.wording import UNDEFINED, pair_name, prediction_name
 Row = Mapping[str, Any]
 
 FEW_CELLS = 5  # whose reasons and steps fit on a screen or two
-SHORT = {"trust": "T", "ranking only": "R", "do not trust": "✗", "cannot tell": "?"}
-MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
+OUTCOME_MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 
 
 def show_verdicts(summaries: Sequence[Row]) -> None:
@@ -40,13 +40,13 @@ def show_study_verdicts(summaries: Sequence[Row], gaps: Sequence[Row]) -> None:
     for row in judged:
         cells.setdefault(cell_name(row), {})[header(row)] = row
     rows = [
-        [name, *(SHORT[found[pair]["verdict"]] if pair in found else "" for pair in pairs)]
+        [name, *(MARKS[found[pair]["verdict"]] if pair in found else "" for pair in pairs)]
         for name, found in cells.items()
     ]
     if not rows:
         return
     terminal.show_table("can the scores be trusted?", ["variant size", *pairs], rows, dense=True)
-    marks = ", ".join(f"{mark} {verdict}" for verdict, mark in SHORT.items())
+    marks = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     terminal.stdout().print(f"{marks}; why: verdict_reason in summary.csv", style="dim")
     if len(cells) > FEW_CELLS:
         return
@@ -69,7 +69,7 @@ def show_checks(summaries: Sequence[Row]) -> None:
         if not summary["checks"]:
             out.print(summary["verdict_reason"], soft_wrap=True)
         for check in summary["checks"]:
-            mark = f"{MARKS[check['outcome']]} {check['outcome']}"
+            mark = f"{OUTCOME_MARKS[check['outcome']]} {check['outcome']}"
             out.print(f"{mark:10}{check['name']:16}{check['sentence']}", soft_wrap=True)
 
 

@@ -140,11 +140,15 @@ class VerdictConfig:
 
     # Three of four pairs of rows in the right order: 1/2 + asin(0.7) / pi of normal values.
     min_rank: Correlation = 0.7
+    # How often predictions in random orders may agree as much: the usual level of a test.
+    max_chance_p: Share = 0.05
     # So many removals and seeds tell a Spearman of `min_rank` from none with this probability.
     min_power: Share = 0.8
     # Half of the variance of the mean over replicates is no noise; below it, dividing by the noise
     # ceiling makes chance look like agreement.
     min_reliability: Share = 0.5
+    # Of seeds and test points with that reliability: most of them.
+    min_reliable_share: Share = 0.5
     # Signs as pairs: three of four.
     min_signs: Share = 0.75
     # True on predicted changes, or its inverse: right within a factor of two.

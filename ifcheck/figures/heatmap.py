@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ifcheck.agreement.verdict import MARKS
 from ifcheck.errors import UnusableInput
 from ifcheck.figures import canvas
 from ifcheck.figures.canvas import Floats
@@ -22,7 +23,6 @@ ROW_HEIGHT = 0.36  # inches: a number and a mark of 8 point text above each othe
 TITLE_HEIGHT = 0.95  # inches of a panel beside its rows: title, ticks, name of the axis
 WIDE = 5  # sizes, beyond which a number does not fit into a cell of a shared row of panels
 DARK = 0.179  # relative luminance below which white text has the greater contrast (WCAG 2)
-MARKS = {"trust": "T", "ranking only": "R", "do not trust": "N", "cannot tell": "?"}
 
 
 @dataclass(frozen=True)

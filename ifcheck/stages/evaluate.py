@@ -78,6 +78,7 @@ class Evaluation:
         meta = {
             "kind": "evaluation",
             "config": config.to_dict()["evaluate"],
+            "thresholds": config.to_dict()["verdict"],
             "parents": self.parents,
             "versions": provenance.versions(),
             "code": provenance.code_revision(),
@@ -128,7 +129,7 @@ def evaluate(
     records = [record for pair in pairs for record in pair]
     parents = _digests(everything)
     gaps = gap_summaries(influences, retrains)
-    compared = strata(summaries, pairs)
+    compared = strata(summaries, pairs, config.evaluate.confidence)
     evaluation = Evaluation(records, summaries, paths, gaps, parents, compared)
     if out is not None:
         write_json(out, evaluation.to_dict(config))

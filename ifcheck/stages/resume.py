@@ -31,10 +31,9 @@ def claim_study(config: Config, out: Path) -> None:
         raise OutputRefused(
             f"{out} exists and is not the folder of a study.", remedy="Choose another --out."
         )
-    if not path.is_file():
-        write_text(path, json.dumps(ours, indent=1) + "\n")
-        return
-    lines = differences(ours, read_identity(path))
+    theirs = read_identity(path) if path.is_file() else ours
+    # Verdicts come anew every time: other thresholds make no other study.
+    lines = differences(*({**which, "verdict": {}} for which in (ours, theirs)))
     if lines:
         shown = "; ".join(lines[:SHOWN_DIFFERENCES])
         more = f"; and {len(lines) - SHOWN_DIFFERENCES} more" * (len(lines) > SHOWN_DIFFERENCES)
@@ -42,6 +41,8 @@ def claim_study(config: Config, out: Path) -> None:
             f"{out} was made by another configuration: {shown}{more}.",
             remedy="Choose another --out, or run the configuration that made it.",
         )
+    if not path.is_file() or ours != theirs:
+        write_text(path, json.dumps(ours, indent=1) + "\n")
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -50,8 +51,8 @@ def _identity(config: Config) -> dict[str, Any]:
     described["run"] = {key: described["run"][key] for key in ("device", "engine")}
     described["data"].pop("data_dir")
     described["evaluate"].pop("min_spearman")
-    for section in ("verdict", "diagnose"):  # the one comes anew every time, the other is not run
-        described.pop(section)
+    described["verdict"].pop("require")
+    described.pop("diagnose")  # is not run
     device = make_setup(config).device  # what "auto" means on this machine
     described["run"]["device"] = str(device)
     described["code"] = provenance.code_revision()

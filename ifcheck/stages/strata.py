@@ -20,7 +20,6 @@ from ifcheck.stages.removals import removed_rows
 
 Row = dict[str, Any]
 
-CONFIDENCE = 0.95  # of the interval of a difference, all differences of one row together
 SEED = 0  # of resamples, shared by all pairs, so that they compare
 SHOWN = (
     "retrain",
@@ -83,15 +82,17 @@ def datamodeling(
     }
 
 
-def strata(summaries: Sequence[Row], pairs: Sequence[Sequence[Row]]) -> list[Row]:
+def strata(
+    summaries: Sequence[Row], pairs: Sequence[Sequence[Row]], confidence: float
+) -> list[Row]:
     """Return, for each prediction and truth with several selections of rows, how they compare.
 
     `pairs` are the records behind each summary. `selections` has the summary's numbers by selection
     (by file where a selection comes twice), and `difference` is the largest one between two
     selections' |Spearman|, `first` minus `second`: the mean over the seeds that both have, each the
     mean over its test points. Its Student t interval holds for all pairs of selections together
-    (Bonferroni), since the largest is picked. More removals lower what chance gives: see
-    `chance_abs_spearman`.
+    (Bonferroni) with this confidence, since the largest is picked. More removals lower what chance
+    gives: see `chance_abs_spearman`.
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, summary in enumerate(summaries):
@@ -102,7 +103,10 @@ def strata(summaries: Sequence[Row], pairs: Sequence[Sequence[Row]]) -> list[Row
         for places in groups.values()
         if len({summaries[place]["selection"] for place in places}) > 1
     ]
-    return [_stratum([summaries[p] for p in own], [pairs[p] for p in own]) for own in several]
+    return [
+        _stratum([summaries[p] for p in own], [pairs[p] for p in own], confidence)
+        for own in several
+    ]
 
 
 def long_rows(rows: Sequence[Row]) -> list[Row]:
@@ -118,7 +122,7 @@ def long_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _stratum(summaries: Sequence[Row], pairs: Sequence[Sequence[Row]]) -> Row:
+def _stratum(summaries: Sequence[Row], pairs: Sequence[Sequence[Row]], confidence: float) -> Row:
     names = [summary["selection"] for summary in summaries]
     labels = [
         name if names.count(name) == 1 else summary["retrain"]
@@ -132,7 +136,7 @@ def _stratum(summaries: Sequence[Row], pairs: Sequence[Sequence[Row]]) -> Row:
             label: {name: summary[name] for name in SHOWN} | {"removals": records[0]["n"]}
             for label, summary, records in zip(labels, summaries, pairs, strict=True)
         },
-        **_largest_difference(labels, by_seed),
+        **_largest_difference(labels, by_seed, confidence),
     }
 
 
@@ -144,10 +148,12 @@ def _by_seed(records: Sequence[Row]) -> dict[int, float]:
     return {seed: finite_mean(own) for seed, own in values.items()}
 
 
-def _largest_difference(labels: Sequence[str], by_seed: Sequence[dict[int, float]]) -> Row:
+def _largest_difference(
+    labels: Sequence[str], by_seed: Sequence[dict[int, float]], confidence: float
+) -> Row:
     chosen = list(combinations(range(len(labels)), 2))
-    confidence = 1 - (1 - CONFIDENCE) / len(chosen)
-    found = {(i, j): _paired(by_seed[i], by_seed[j], confidence) for i, j in chosen}
+    each = 1 - (1 - confidence) / len(chosen)
+    found = {(i, j): _paired(by_seed[i], by_seed[j], each) for i, j in chosen}
     defined = {places: one for places, one in found.items() if math.isfinite(one.mean)}
     if not defined:
         return {

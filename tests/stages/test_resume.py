@@ -11,7 +11,7 @@ from ifcheck import provenance
 from ifcheck.config import Config, load_config
 from ifcheck.errors import OutputRefused
 from ifcheck.stages.influence import influence
-from ifcheck.stages.resume import claim_study, reusable, reusable_training
+from ifcheck.stages.resume import claim_study, identity_of, reusable, reusable_training
 from ifcheck.stages.setup import make_setup
 
 
@@ -48,8 +48,16 @@ def test_same_configuration_goes_on(tmp_path):
     assert (tmp_path / "study.json").read_bytes() == before
 
 
+def test_other_thresholds_make_no_other_study_and_are_told(tmp_path):
+    claim_study(Config(), tmp_path)
+    claim_study(load_config(flags={"verdict.min_rank": 0.9}), tmp_path)
+    assert identity_of(tmp_path)["verdict"]["min_rank"] == 0.9
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("run.threads", 3), ("data.data_dir", "/mnt/data")], ids=str
+    ("key", "value"),
+    [("run.threads", 3), ("data.data_dir", "/mnt/data"), ("verdict.require", "trust")],
+    ids=str,
 )
 def test_what_decides_no_number_may_change(tmp_path, key, value):
     claim_study(Config(), tmp_path)

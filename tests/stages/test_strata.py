@@ -191,7 +191,7 @@ def test_what_concerns_some_files_is_kept_with_the_strata_of_all(evaluation):
 def test_seeds_are_paired_and_their_test_points_are_no_seeds():
     shared = np.array([0.2, 0.5, 0.8])
     pairs = [records(shared), records(shared - [0.10, 0.11, 0.12], tests=3)]
-    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs)
+    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs, 0.95)
     assert (row["first"], row["second"], row["seeds"]) == ("random", "top-loss", 3)
     assert row["difference"] == pytest.approx(0.11)
     # 0.01 between seeds, which by themselves differ by 0.3.
@@ -200,7 +200,7 @@ def test_seeds_are_paired_and_their_test_points_are_no_seeds():
 
 def test_a_negative_difference_is_told_the_other_way_round():
     pairs = [records([0.2, 0.3]), records([0.6, 0.8])]
-    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs)
+    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs, 0.95)
     assert (row["first"], row["second"]) == ("top-loss", "random")
     assert row["difference"] == pytest.approx(0.45)
     assert row["low"] < 0.45 < row["high"]
@@ -213,7 +213,7 @@ def test_intervals_hold_for_the_largest_of_all_differences():
     for _ in range(trials):
         shared = random.normal(size=8)
         pairs = [records(10 + shared + random.normal(size=8)) for _ in summaries]
-        (row,) = strata(summaries, pairs)
+        (row,) = strata(summaries, pairs, 0.95)
         wrong += row["low"] > 0
     assert wrong <= stats.binom.ppf(0.999, trials, 0.05)
     assert wrong > 0
@@ -221,7 +221,7 @@ def test_intervals_hold_for_the_largest_of_all_differences():
 
 def test_only_seeds_that_both_have_are_compared():
     pairs = [records([0.2, math.nan, 0.4, 0.6]), records([0.1, 0.9, 0.3, math.nan])]
-    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs)
+    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs, 0.95)
     assert row["seeds"] == 2
     assert row["difference"] == pytest.approx(0.1)
 
@@ -232,7 +232,7 @@ def test_only_seeds_that_both_have_are_compared():
 )
 def test_undefined_differences_say_why(first, difference, phrase):
     pairs = [records(first), records([0.2])]
-    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs)
+    (row,) = strata([summary("random", "a"), summary("top-loss", "b")], pairs, 0.95)
     assert row["difference"] == pytest.approx(difference, nan_ok=True)
     assert math.isnan(row["low"])
     assert phrase in row["difference_reason"]
@@ -240,9 +240,9 @@ def test_undefined_differences_say_why(first, difference, phrase):
 
 def test_files_of_one_selection_are_told_apart_by_name():
     summaries = [summary("random", "a.npz"), summary("random", "b.npz"), summary("ids", "c.npz")]
-    (row,) = strata(summaries, [records([0.1, 0.2])] * 3)
+    (row,) = strata(summaries, [records([0.1, 0.2])] * 3, 0.95)
     assert list(row["selections"]) == ["a.npz", "b.npz", "ids"]
-    assert strata(summaries[:2], [records([0.1, 0.2])] * 2) == []
+    assert strata(summaries[:2], [records([0.1, 0.2])] * 2, 0.95) == []
 
 
 def test_other_truths_and_estimators_are_strata_of_their_own():
@@ -253,7 +253,7 @@ def test_other_truths_and_estimators_are_strata_of_their_own():
         for name in ("random", "ids")
         for parts in [{k: v for k, v in parts.items() if k != "retrain"}]
     ]
-    rows = strata(summaries, [records([0.1, 0.2])] * 6)
+    rows = strata(summaries, [records([0.1, 0.2])] * 6, 0.95)
     assert [(row["influence"], row["truth"]) for row in rows] == [
         ("influence-objective.npz", "warm"),
         ("influence-objective.npz", "newton"),
@@ -263,7 +263,7 @@ def test_other_truths_and_estimators_are_strata_of_their_own():
 
 def test_long_rows_have_one_selection_each():
     pairs = [records([0.2, 0.3]), records([0.6, 0.8])]
-    rows = strata([summary("random", "a"), summary("top-loss", "b")], pairs)
+    rows = strata([summary("random", "a"), summary("top-loss", "b")], pairs, 0.95)
     long = long_rows(rows)
     assert [row["selection"] for row in long] == ["random", "top-loss"]
     assert [row["retrain"] for row in long] == ["a", "b"]

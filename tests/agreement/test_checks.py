@@ -239,6 +239,7 @@ def test_what_the_network_was_trained_to_matters_to_truths_about_its_optimum_alo
 
 
 # Of each threshold: a setting, the evidence, and the check that it turns from one to another.
+MOSTLY = {"reliable_share": 0.8}
 SETTINGS = [
     ("min_rank", 0.92, {}, "rank", "pass", "unknown"),
     ("min_rank", 0.99, {}, "rank", "pass", "fail"),

@@ -25,7 +25,8 @@ class Role(StrEnum):
 
     TRUTH = "truth"  # that the truth can judge at all: cannot tell
     RANK = "rank"  # trust in the ranking
-    SIZE = "size"  # trust in size and sign, of scores as they stand
+    SIZE = "size"  # trust in size and sign; so does not knowing
+    CONDITION = "condition"  # that too: what influence functions assume
     ADVICE = "advice"  # nothing: worth knowing
 
 
@@ -48,6 +49,7 @@ class Evidence:
     signal_to_drift: float  # median: spread of true changes over the null drift
     signal_to_resolution: float  # median: the same over the resolution of the type
     predicted_to_drift: float  # median: spread of predicted changes over one Newton step's change
+    same_normalisation: bool  # of prediction and truth: else they differ by a constant
     proximal: bool  # whether the truth is about the network as it was trained, optimum or not
     replicates: int
     deterministic: str  # why nothing is drawn at random in the truth; "" where something is
@@ -101,8 +103,7 @@ def _noise_ceiling(evidence: Evidence, thresholds: VerdictConfig) -> Check:
         sentence = (
             f"A perfect prediction would reach {found:.2f}, by {evidence.replicates} replicates."
             if reliable
-            else f"{evidence.replicates} replicates of the truth hardly agree with each other: it "
-            "is mostly noise."
+            else f"{evidence.replicates} replicates of the truth do not agree enough to judge by."
         )
     elif evidence.deterministic:
         outcome, found = Outcome.PASS, 1.0
@@ -164,13 +165,18 @@ def _signs(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     sentence = f"{found:.0%} of the changes have the predicted sign, beside the null run."
     if outcome is Outcome.UNKNOWN:
         sentence = "How many changes have the predicted sign is not known."
-    return Check("signs", Role.SIZE, outcome, found, f"at least {least:.0%}", sentence)
+    role = Role.SIZE
+    if not evidence.same_normalisation:
+        role = Role.ADVICE
+        sentence += " Prediction and truth have other normalisations, which differ by a constant."
+    return Check("signs", role, outcome, found, f"at least {least:.0%}", sentence)
 
 
 def _scale(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     factor, least = thresholds.max_factor, thresholds.min_r2
     slope, r2 = evidence.slope, evidence.r2
-    right = 1 / factor <= slope <= factor and r2 >= least
+    # A constant, by which other normalisations differ, is no fault of scale.
+    right = 1 / factor <= slope <= factor and (r2 >= least or not evidence.same_normalisation)
     outcome = Outcome.PASS if right else Outcome.FAIL
     sentence = (
         f"True changes are {slope:.2g} times the predicted ones; R² about the identity {r2:.2f}."
@@ -203,7 +209,7 @@ def _stationarity(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     found = evidence.predicted_to_drift
     least, clear = thresholds.min_signal_to_drift, thresholds.clear_signal_to_drift
     outcome = _at_least(found, clear, least)
-    role = Role.ADVICE if evidence.proximal else Role.SIZE
+    role = Role.ADVICE if evidence.proximal else Role.CONDITION
     sentence = (
         "Where training stopped, one Newton step with nothing removed would move the test loss by "
         f"{_times(found)} the spread of the predicted changes."
@@ -224,7 +230,7 @@ def _null_drift(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     if outcome is Outcome.UNKNOWN:
         sentence = "What removing nothing changes is not known beside the true changes."
     expected = f"spread of at least {clear:g} times the drift, and no less than {least:g}"
-    return Check("null drift", Role.SIZE, outcome, found, expected, sentence)
+    return Check("null drift", Role.CONDITION, outcome, found, expected, sentence)
 
 
 def _curvature(evidence: Evidence, thresholds: VerdictConfig) -> Check:
@@ -247,7 +253,7 @@ def _curvature(evidence: Evidence, thresholds: VerdictConfig) -> Check:
         sentence = (
             f"The Hessian{damped} is positive definite: its lowest eigenvalue is {lowest:.1e}."
         )
-    return Check("curvature", Role.SIZE, outcome, lowest, expected, sentence)
+    return Check("curvature", Role.CONDITION, outcome, lowest, expected, sentence)
 
 
 def _solver(evidence: Evidence, thresholds: VerdictConfig) -> Check:
@@ -257,7 +263,7 @@ def _solver(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     if outcome is Outcome.UNKNOWN:
         sentence = "What the solves leave unsolved is not known."
     expected = f"at most {thresholds.clear_residual:g}, and no more than {most:g}"
-    return Check("solver residual", Role.SIZE, outcome, found, expected, sentence)
+    return Check("solver residual", Role.CONDITION, outcome, found, expected, sentence)
 
 
 def _baselines(evidence: Evidence, thresholds: VerdictConfig) -> Check:
@@ -305,8 +311,8 @@ def _count(number: int, what: str) -> str:
 # In the order in which the first that fails is given as the reason.
 CHECKS: tuple[Judge, ...] = (
     _resolution,
-    _noise_ceiling,
     _power,
+    _noise_ceiling,
     _rank,
     _stationarity,
     _null_drift,

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 PAIRED, WELCH = "paired over seeds", "Welch"
 NOTHING = (np.empty(0), np.empty(0))
-NO_SPREAD = "no spread: the interval is a point, and there is no p-value"
+NO_SPREAD = "no spread: the interval is a point"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def mean_difference(
     Where both have the same seeds, by Student's t over the differences of each seed that is finite
     in both; else by Welch's t over the finite values of each, which also holds for seeds in common:
     it is too wide where these agree. Seeds that are never finite in both leave nothing to pair.
-    Without any spread the interval is of width 0.
+    Without any spread the interval is of width 0, and p that of equal signs of all seeds, or of the
+    permutations of their values; nan where there is no difference either.
     Raises: ValueError unless 0 < confidence < 1. Reference: Student (1908); Welch (1947).
     """
     if not 0 < confidence < 1:
@@ -61,6 +62,7 @@ def mean_difference(
         spread = [b - a] if paired else [a, b]
         if all(bool(is_constant(values)) for values in spread):
             low, high, reason = difference, difference, NO_SPREAD
+            p_value = _without_spread(len(a), len(b), paired) if difference else math.nan
         else:
             low, high, p_value = _student(a, b, paired, confidence)
             if not math.isfinite(p_value):
@@ -68,6 +70,11 @@ def mean_difference(
     return Difference(
         mean_a, mean_b, difference, low, high, p_value, method, len(a), len(b), reason
     )
+
+
+def _without_spread(n: int, m: int, paired: bool) -> float:
+    """Return how often equal differences come of no difference: by signs, or by permutations."""
+    return 2.0 ** (1 - n) if paired else min(1.0, 2 / math.comb(n + m, n))
 
 
 def _student(a: Floats, b: Floats, paired: bool, confidence: float) -> tuple[float, float, float]:

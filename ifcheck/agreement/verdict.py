@@ -41,7 +41,8 @@ def judge(evidence: Evidence, thresholds: VerdictConfig) -> Verdict:
 
     A truth that cannot judge, or an interval that holds the least Spearman, ends in `cannot tell`;
     a ranking that fails in `do not trust`, unless noise of the truth, which nobody measured, may be
-    why; a size, a sign or a condition of influence functions that fails in `ranking only`.
+    why; a size or a sign that fails or is not known, or a condition of influence functions that
+    fails, in `ranking only`.
     """
     if evidence.obstacle:
         return Verdict(Decision.CANNOT_TELL, evidence.obstacle, ())
@@ -72,6 +73,10 @@ def _decide(checks: tuple[Check, ...]) -> tuple[Decision, str]:
         if unmeasured:
             return Decision.CANNOT_TELL, f"{rank.sentence} {unmeasured[0].sentence}"
         return Decision.DO_NOT_TRUST, rank.sentence
-    if limiting := [check for check in failed if check.role is Role.SIZE]:
+    unknown = [check for check in checks if check.outcome is Outcome.UNKNOWN]
+    limiting = [check for check in failed if check.role in (Role.SIZE, Role.CONDITION)]
+    limiting += [check for check in unknown if check.role is Role.SIZE]
+    if limiting:
         return Decision.RANKING_ONLY, f"{rank.sentence} {limiting[0].sentence}"
-    return Decision.TRUST, rank.sentence
+    unseen = ", ".join(check.name for check in unknown if check.role is Role.CONDITION)
+    return Decision.TRUST, rank.sentence + (f" Not known: {unseen}." if unseen else "")

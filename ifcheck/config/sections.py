@@ -139,7 +139,7 @@ class VerdictConfig:
     """
 
     # Three of four pairs of rows in the right order: 1/2 + asin(0.7) / pi of normal values.
-    min_rank: Correlation = 0.7
+    min_rank: Share = 0.7
     # How often predictions in random orders may agree as much: the usual level of a test.
     max_chance_p: Share = 0.05
     # So many removals and seeds tell a Spearman of `min_rank` from none with this probability.

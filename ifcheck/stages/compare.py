@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ifcheck.agreement.differences import NO_SPREAD, mean_difference
+from ifcheck.agreement.differences import mean_difference
 from ifcheck.agreement.statistics import holm
 from ifcheck.config import Config, differences
 from ifcheck.scores import ESTIMATORS, STEPS
@@ -67,7 +67,7 @@ def compare(config: Config, first: Path, second: Path, out: Path | None = None) 
 
     Means over seeds, of each seed's mean over test points, with intervals of
     `evaluate.confidence`; see `mean_difference`. P-values are adjusted for all rows by Holm's
-    method, and `changed` says which are below 1 - confidence then, or differ equally on all seeds.
+    method, and `changed` says which are below 1 - confidence then.
     Raises: ArtifactUnreadable.
     """
     a, b = read_study(first), read_study(second)
@@ -128,7 +128,7 @@ def _baselines() -> set[str]:
 
 
 def _changed(row: dict[str, Any], level: float) -> bool:
-    return not is_same(row) and bool(row["p_holm"] < level or row["reason"] == NO_SPREAD)
+    return not is_same(row) and bool(row["p_holm"] < level)
 
 
 def is_same(row: Mapping[str, Any]) -> bool:

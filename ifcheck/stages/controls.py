@@ -18,7 +18,7 @@ from ifcheck.agreement.controls import (
     signal_to_noise,
     usable_seeds,
 )
-from ifcheck.agreement.statistics import mean_interval
+from ifcheck.agreement.statistics import finite_mean, mean_interval
 from ifcheck.artifacts import Artifact
 from ifcheck.config import EvaluateConfig
 from ifcheck.scores import STEPS
@@ -90,33 +90,46 @@ def is_baseline(influence: Artifact) -> bool:
     return STEPS.create(influence.meta["config"]["influence"]["step"]).is_baseline
 
 
-def beside_baselines(summaries: Sequence[Row], pairs: Sequence[Sequence[Row]]) -> list[Row]:
+def beside_baselines(
+    summaries: Sequence[Row], pairs: Sequence[Sequence[Row]], truths: int
+) -> list[Row]:
     """Return the summaries with how far each is above the baseline that ranks its truth best.
 
-    `pairs` are the records behind each summary. By the differences of |Spearman| over seeds and
-    test points, with a Student t interval; the baseline that is best on average is the one compared
-    with, for the estimate's disadvantage. Baselines, and all without one, have empty fields.
+    `pairs` are the records behind each summary, of every prediction with each of so many truths in
+    turn. By each seed's mean difference of |Spearman|, with a Student t interval; the baseline that
+    is best on average is the one compared with, for the estimate's disadvantage. Baselines, and all
+    without one, have empty fields.
     """
     absolute = [np.abs([record["spearman"] for record in records]) for records in pairs]
+    seeds = [record["seed"] for record in pairs[0]] if pairs else []
     return [
-        summary | _over_best(place, summaries, absolute) for place, summary in enumerate(summaries)
+        summary | _over_best(place, summaries, absolute, seeds, truths)
+        for place, summary in enumerate(summaries)
     ]
 
 
-def _over_best(place: int, summaries: Sequence[Row], absolute: Sequence[Floats]) -> Row:
+def _over_best(
+    place: int,
+    summaries: Sequence[Row],
+    absolute: Sequence[Floats],
+    seeds: Sequence[int],
+    truths: int,
+) -> Row:
     summary = summaries[place]
     rivals = [
         other
         for other, rival in enumerate(summaries)
         if rival["baseline"]
-        and rival["retrain"] == summary["retrain"]
+        and other % truths == place % truths
         and absolute[other].shape == absolute[place].shape
         and np.isfinite(absolute[other]).any()
     ]
     best, over, half_width = "", math.nan, math.nan
     if rivals and not summary["baseline"]:
         strongest = max(rivals, key=lambda other: float(np.nanmean(absolute[other])))
-        found = mean_interval(absolute[place] - absolute[strongest])
+        over = absolute[place] - absolute[strongest]
+        # Test points of one network are not independent.
+        found = mean_interval([finite_mean(over[np.equal(seeds, s)]) for s in dict.fromkeys(seeds)])
         best, over = summaries[strongest]["influence"], found.mean
         half_width = found.half_width
     return {

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifcheck.artifacts import Artifact, find_checkpoints, read_checkpoint
-from ifcheck.artifacts.files import CHECKPOINT_FOLDER
-from ifcheck.config import Config, replace_section
+from ifcheck.artifacts import Artifact
+from ifcheck.config import Config
 from ifcheck.errors import RunFailed, UnusableInput
 from ifcheck.report import write_report
 from ifcheck.stages import pictures
-from ifcheck.stages.cells import influence_name, retrain_name
-from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import Evaluation, evaluate
-from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Reporter, Silent
 from ifcheck.stages.reports import REPORT_FILE, drawn_into, study_report
-from ifcheck.stages.resume import STUDY_FILE, reusable
-from ifcheck.stages.retrain import retrain, with_truth
-from ifcheck.stages.run import TRAINED_SECTIONS, digests_of, trained_configuration
-from ifcheck.stages.setup import make_setup
+from ifcheck.stages.run import trained_configuration
+from ifcheck.stages.run_files import Files, Part, parts_of
 from ifcheck.stages.stage import stage
 from ifcheck.stages.tables import write_json
 
-FOLDER = "diagnosis"  # within the run's: what is made here is apart from the user's own files
 FILE = "diagnosis.json"
 
 
@@ -63,18 +56,10 @@ def diagnose(
     Raises: UnusableInput where nothing is left to compare, ArtifactUnreadable, ArtifactMismatch.
     """
     files = Files.of(sources, out, reporter or Silent(), explicit or {})
-    left_out: dict[str, str] = {}
-    made: dict[str, list[Artifact]] = {"influence": [], "retrain": [], "eigen": []}
     config = trained_configuration(files.sources, config)
-    for part in parts_of(config):
-        ranked_by = made["influence"][0].path if made["influence"] else None
-        try:
-            made[part.kind].append(files.ensure(part, ranked_by))
-        except (UnusableInput, RunFailed) as error:
-            if type(error) not in (UnusableInput, RunFailed):
-                raise
-            left_out[part.what] = error.message
-            files.reporter.note(f"{part.what} is left out: {error.message}")
+    made, left_out = _all_parts(list(parts_of(config)), files)
+    for what, reason in left_out.items():
+        files.reporter.note(f"{what} is left out: {reason}")
     influences, retrains = made["influence"], made["retrain"]
     if not (influences and retrains):
         raise UnusableInput(
@@ -92,6 +77,35 @@ def diagnose(
     write_json(files.out / FILE, diagnosis.to_dict())
     _write_report(diagnosis, files)
     return diagnosis
+
+
+def _all_parts(
+    parts: Sequence[Part], files: Files
+) -> tuple[dict[str, list[Artifact]], dict[str, str]]:
+    """Return the artifacts by kind, and why others are left out.
+
+    What this network lacks is refused as unusable input of no other kind; a truth can also be
+    refused in its file.
+    """
+    made: dict[str, list[Artifact]] = {"influence": [], "retrain": [], "eigen": []}
+    left_out: dict[str, str] = {}
+    for part in parts:
+        if files.found(part) is None:
+            files.require_free(part)  # before anything is made
+    for part in parts:
+        ranked_by = made["influence"][0].path if made["influence"] else None
+        try:
+            artifact = files.ensure(part, ranked_by)
+        except (UnusableInput, RunFailed, MemoryError) as error:
+            if isinstance(error, UnusableInput) and type(error) is not UnusableInput:
+                raise
+            left_out[part.what] = str(error)
+            continue
+        if artifact.meta.get("reasons"):
+            left_out[part.what] = "; ".join(artifact.meta["reasons"])
+        else:
+            made[part.kind].append(artifact)
+    return made, left_out
 
 
 def _write_report(diagnosis: Diagnosis, files: Files) -> None:
@@ -115,97 +129,3 @@ def _write_report(diagnosis: Diagnosis, files: Files) -> None:
         pictures=drawn_into(folder, drawn),
     )
     write_report(files.out / REPORT_FILE, report)
-
-
-def runs_of(sources: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the sources of each run, by the shortest names that tell them apart.
-
-    Each folder is a run of its own, that of a study as many as it has cells; checkpoint files are
-    one together.
-    """
-    folders: list[Path] = []
-    for source in sources:
-        is_study = (source / STUDY_FILE).is_file()
-        folders += sorted((source / "cells").iterdir()) if is_study else [source]
-    files = [folder for folder in folders if not folder.is_dir()]
-    runs = [[folder] for folder in folders if folder.is_dir()] + ([files] if files else [])
-    paths = [_run_folder(own[0]).resolve() for own in runs]
-    depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
-        depth += 1
-    return {"/".join(p.parts[-depth:]): own for p, own in zip(paths, runs, strict=True)}
-
-
-@dataclass(frozen=True)
-class Part:
-    """A file that a diagnosis needs."""
-
-    kind: str
-    name: str  # of the file, without `.npz`
-    what: str  # the estimator or truth
-    config: Config
-
-
-def parts_of(config: Config) -> Iterator[Part]:
-    """Yield the scores, retrainings and eigenvalues that a diagnosis takes, in order.
-
-    Raises: UnknownName, UnusableInput.
-    """
-    for estimator in config.diagnose.estimators:
-        own = replace_section(config, "influence", estimator=estimator)
-        yield Part("influence", influence_name(estimator), estimator, own)
-    config = replace_section(config, "retrain", replicates=config.diagnose.replicates)
-    for truth in config.diagnose.truths:
-        yield Part("retrain", retrain_name(truth), truth, with_truth(config, truth))
-    yield Part("eigen", "eigen", "eigenvalues", config)
-
-
-def _run_folder(source: Path) -> Path:
-    """Return the folder of a run, of one of its checkpoints or of the folder of them."""
-    folder = source if source.is_dir() else source.parent
-    return folder.resolve().parent if folder.resolve().name == CHECKPOINT_FOLDER else folder
-
-
-@dataclass(frozen=True)
-class Files:
-    """The artifacts of one run: found among the user's own, found from last time, or made."""
-
-    sources: Sequence[Path]
-    parents: dict[str, str]
-    run: Path
-    out: Path
-    reporter: Reporter
-    explicit: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, sources: Sequence[Path], out: Path | None, reporter: Reporter, explicit: dict[str, Any]
-    ) -> Files:
-        """Return those of one run; what is made goes to `out`. Raises: ArtifactUnreadable."""
-        checkpoints = [read_checkpoint(path) for path in find_checkpoints(sources)]
-        # What is asked of retraining is for the truths that have it: scratch has its own epochs.
-        described = {k: v for k, v in explicit.items() if k.partition(".")[0] in TRAINED_SECTIONS}
-        run = _run_folder(sources[0])
-        return cls(sources, digests_of(checkpoints), run, out or run / FOLDER, reporter, described)
-
-    def found(self, part: Part) -> Artifact | None:
-        """Return the artifact if this configuration has made it before."""
-        description = make_setup(part.config).describe(part.kind)
-        for folder in (self.run, self.out):
-            path = folder / f"{part.name}.npz"
-            artifact = reusable(path, part.kind, description, self.parents)
-            if artifact is not None:
-                return artifact
-        return None
-
-    def ensure(self, part: Part, ranked_by: Path | None = None) -> Artifact:
-        """Return the artifact, made only where it is not found."""
-        artifact = self.found(part)
-        if artifact is not None:
-            return artifact
-        path, config = self.out / f"{part.name}.npz", part.config
-        if part.kind == "eigen":
-            return eigen(config, self.sources, path, self.reporter, self.explicit)
-        if part.kind == "influence":
-            return influence(config, self.sources, path, self.reporter, self.explicit)
-        return retrain(config, self.sources, path, self.reporter, self.explicit, ranked_by)

@@ -22,7 +22,6 @@ from ifcheck.removal import TRUTHS
 from ifcheck.stages.cells import Cell, influence_name, retrain_name
 from ifcheck.stages.compare import compare
 from ifcheck.stages.damping import check_held_out
-from ifcheck.stages.diagnose import Files, Part, parts_of
 from ifcheck.stages.eigen import eigen
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.forecast import HEAVY
@@ -30,6 +29,7 @@ from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Silent
 from ifcheck.stages.retrain import retrain, with_truth
 from ifcheck.stages.run import trained_configuration
+from ifcheck.stages.run_files import Files, Part, parts_of
 from ifcheck.stages.selections import further_retrainings
 from ifcheck.stages.setup import make_setup
 from ifcheck.stages.study_checks import check_study
@@ -188,7 +188,11 @@ def together(estimates: Sequence[Estimate]) -> Estimate:
 def _needed(part: Part, sources: Sequence[Path], ranked_by: Path | None) -> Estimate:
     """Return what one file of a diagnosis would need."""
     if part.kind == "retrain":
-        return estimate_retraining(part.config, sources, ranked_by)
+        config, removals = part.config, part.config.retrain.removals
+        if ranked_by is None:  # scores that are not made yet: as many rows take as long
+            removals = removals.replace("top-score:", "random:")
+            config = replace_section(config, "retrain", removals=removals)
+        return estimate_retraining(config, sources, ranked_by)
     of_kind = {"influence": estimate_influence, "eigen": estimate_eigenvalues}
     return of_kind[part.kind](part.config, sources)
 

@@ -123,7 +123,7 @@ def evaluate(
     summaries = [
         with_verdict(summary, predicted, true, config.verdict)
         for summary, (predicted, true) in zip(
-            beside_baselines(summaries, pairs), files, strict=True
+            beside_baselines(summaries, pairs, len(retrains)), files, strict=True
         )
     ]
     records = [record for pair in pairs for record in pair]

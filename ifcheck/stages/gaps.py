@@ -30,7 +30,11 @@ def gap_summaries(influences: Sequence[Artifact], retrains: Sequence[Artifact]) 
     """
     rows: list[Row] = []
     for influence in influences:
-        chain = _chain([retrain for retrain in retrains if _moves_enough(influence, retrain)])
+        fitting = [retrain for retrain in retrains if _moves_enough(influence, retrain)]
+        # Of a truth that there is twice, the one that moves what the prediction does.
+        whole = not _of_head(influence)
+        fitting.sort(key=lambda r: (r.meta["config"]["retrain"]["params"] == "all") != whole)
+        chain = _chain(fitting)
         if len(chain) > 1 and not is_baseline(influence):
             rows += _pooled(influence, chain, _decompositions(influence, chain))
     return rows
@@ -38,9 +42,12 @@ def gap_summaries(influences: Sequence[Artifact], retrains: Sequence[Artifact]) 
 
 def _moves_enough(influence: Artifact, retrain: Artifact) -> bool:
     """Return whether a truth moves what the prediction does: all parameters are beyond the head."""
+    return _of_head(influence) or retrain.meta["config"]["retrain"]["params"] == "all"
+
+
+def _of_head(influence: Artifact) -> bool:
     predicted = str(influence.meta["config"]["influence"]["params"])
-    of_head = predicted.removeprefix("layer:").startswith("head")
-    return of_head or retrain.meta["config"]["retrain"]["params"] == "all"
+    return predicted.removeprefix("layer:").startswith("head")
 
 
 def _chain(retrains: Sequence[Artifact]) -> list[Artifact]:
@@ -94,7 +101,7 @@ def _decompositions(influence: Artifact, chain: Sequence[Artifact]) -> list[Deco
                 for name, of_truth in zip(names, changes, strict=True)
             }
             found.append(decompose(members))
-    return [decomposition for decomposition in found if np.isfinite(decomposition.size)]
+    return [own for own in found if np.isfinite([step.projection for step in own.steps]).all()]
 
 
 def _pooled(
@@ -122,11 +129,21 @@ def _pooled(
             "gap_median": finite_median([decomposition.error for decomposition in found]),
             "n": len(same),
         }
-        rows.append(row | {"sentence": _sentence(row, chain[place])})
+        rows.append(
+            row | {"sentence": _sentence(row, chain[place], *_moved(influence, chain, place))}
+        )
     return rows
 
 
-def _sentence(row: Row, truth: Artifact) -> str:
+def _moved(influence: Artifact, chain: Sequence[Artifact], place: int) -> tuple[bool, bool]:
+    """Return whether the two ends of a step move parameters below the head."""
+    after = chain[place].meta["config"]["retrain"]["params"] == "all"
+    if place:
+        return chain[place - 1].meta["config"]["retrain"]["params"] == "all", after
+    return not _of_head(influence), after
+
+
+def _sentence(row: Row, truth: Artifact, before: bool, after: bool) -> str:
     """Say of one step what it is, what it does and how much of the gap it explains.
 
     A step takes back everything that stands between its ends, also what no truth was there for.
@@ -135,6 +152,8 @@ def _sentence(row: Row, truth: Artifact) -> str:
     last = TRUTHS.create(row["after"]).place
     methods = sorted((TRUTHS.create(name) for name in TRUTHS), key=lambda method: method.place)
     taken = [method.takes_back for method in methods if first < method.place <= last]
+    if before != after and not TRUTHS.create(row["after"]).trains_again:
+        taken.append("the layers below the head, which move")
     what = ", ".join(taken[:-1]) + (" and " if len(taken) > 1 else "") + taken[-1]
     return (
         f"{row['before']} to {row['after']}: {share(row['share'])} of the gap is {what}; Spearman "

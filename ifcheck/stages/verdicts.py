@@ -69,6 +69,7 @@ def _evidence(summary: Row, influence: Artifact, retrain: Artifact) -> Evidence:
         signal_to_drift=summary["signal_to_drift_median"],
         signal_to_resolution=summary["signal_to_resolution_median"],
         predicted_to_drift=summary["predicted_to_drift_median"],
+        same_normalisation=summary["predicted_normalisation"] == summary["true_normalisation"],
         proximal=TRUTHS.create(summary["truth"]).proximal,
         replicates=summary["replicates"],
         deterministic=retrain.meta.get("deterministic", ""),
@@ -82,5 +83,16 @@ def _evidence(summary: Row, influence: Artifact, retrain: Artifact) -> Evidence:
         over_baseline=summary["over_best_baseline"],
         over_baseline_half_width=summary["over_best_baseline_ci95"],
         best_baseline=prediction_name({"influence": summary["best_baseline"]}),
-        obstacle=summary["reason"] if math.isnan(summary["spearman_mean"]) else "",
+        obstacle=_obstacle(summary),
+    )
+
+
+def _obstacle(summary: Row) -> str:
+    """Say why there is too little agreement to judge: none, or of a remnant of the networks."""
+    defined, undefined = summary["n"], summary["undefined"]
+    if not defined or not undefined > defined:
+        return str(summary["reason"]) if not defined else ""
+    return (
+        f"{undefined} of {defined + undefined} seeds and test points have no correlation: "
+        f"{summary['reason']}"
     )

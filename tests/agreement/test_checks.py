@@ -25,6 +25,7 @@ GOOD = Evidence(
     signal_to_drift=50.0,
     signal_to_resolution=1e6,
     predicted_to_drift=60.0,
+    same_normalisation=True,
     proximal=False,
     replicates=1,
     deterministic="full batches draw nothing",
@@ -41,13 +42,13 @@ GOOD = Evidence(
 )
 ROLES = {
     "resolution": Role.TRUTH,
-    "noise ceiling": Role.TRUTH,
     "power": Role.TRUTH,
+    "noise ceiling": Role.TRUTH,
     "rank": Role.RANK,
-    "stationarity": Role.SIZE,
-    "null drift": Role.SIZE,
-    "curvature": Role.SIZE,
-    "solver residual": Role.SIZE,
+    "stationarity": Role.CONDITION,
+    "null drift": Role.CONDITION,
+    "curvature": Role.CONDITION,
+    "solver residual": Role.CONDITION,
     "signs": Role.SIZE,
     "scale": Role.SIZE,
     "miss-relation": Role.ADVICE,
@@ -234,7 +235,7 @@ def test_noise_of_the_truth_is_taken_out_of_the_ranking_where_it_was_measured():
 def test_what_the_network_was_trained_to_matters_to_truths_about_its_optimum_alone():
     stopped = checked("stationarity", predicted_to_drift=0.1)
     near = checked("stationarity", predicted_to_drift=0.1, proximal=True)
-    assert (stopped.role, near.role) == (Role.SIZE, Role.ADVICE)
+    assert (stopped.role, near.role) == (Role.CONDITION, Role.ADVICE)
     assert stopped.outcome is near.outcome is Outcome.FAIL
 
 
@@ -321,3 +322,13 @@ def test_what_is_expected_names_the_threshold(name):
         "miss-relation": "0.65",
     }
     assert expected.get(name, "") in checked(name, moved).expected
+
+
+def test_a_constant_between_normalisations_is_no_fault_of_sign_or_scale():
+    other = {"same_normalisation": False}
+    signs = checked("signs", sign_agreement=0.5, **other)
+    assert (signs.outcome, signs.role) == (Outcome.FAIL, Role.ADVICE)
+    assert "differ by a constant" in signs.sentence
+    assert checked("scale", r2=-1.0, **other).outcome is Outcome.PASS
+    assert checked("scale", r2=-1.0).outcome is Outcome.FAIL
+    assert checked("scale", slope=30.0, **other).outcome is Outcome.FAIL

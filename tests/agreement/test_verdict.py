@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ifcheck.agreement.checks import Outcome, Role
+from ifcheck.agreement.checks import Outcome
 from ifcheck.agreement.verdict import Decision, Verdict, judge, meets
 from ifcheck.config import VerdictConfig, load_config
 from tests.agreement.test_checks import GOOD, ROLES, THRESHOLDS
@@ -14,8 +14,8 @@ from tests.agreement.test_checks import GOOD, ROLES, THRESHOLDS
 OBSTACLE = {"obstacle": "a retraining turned non-finite"}
 NO_TRUTH = {
     "resolution": {"signal_to_resolution": 2.0},
-    "noise ceiling": {"replicates": 2, "deterministic": "", "reliable_share": 0.2},
     "power": {"removals": 5, "seeds": 1},
+    "noise ceiling": {"replicates": 2, "deterministic": "", "reliable_share": 0.2},
 }
 UNKNOWN_RANK = {"spearman_low": 0.4}
 WRONG_RANK = {"spearman": 0.3, "spearman_low": 0.1, "spearman_high": 0.5}
@@ -92,19 +92,23 @@ def test_noise_that_nobody_measured_cannot_make_a_ranking_right():
     assert judged(UNMEASURED).decision is Decision.TRUST
 
 
-def test_unknown_conditions_of_size_do_not_limit():
+def test_conditions_that_nobody_looked_at_are_named_and_do_not_limit():
     unknown = {
-        "slope": math.nan,
         "predicted_to_drift": math.nan,
         "signal_to_drift": math.nan,
         "lowest_eigenvalue": math.nan,
         "rel_residual": math.nan,
-        "sign_agreement": math.nan,
     }
     found = judged(unknown)
-    names = [c.name for c in found.checks if c.role is Role.SIZE and c.outcome is Outcome.UNKNOWN]
-    assert names == list(WRONG_SIZE)
+    names = [c.name for c in found.checks if c.outcome is Outcome.UNKNOWN]
     assert found.decision is Decision.TRUST
+    assert found.reason.endswith(f"Not known: {', '.join(names)}.")
+    assert names == ["stationarity", "null drift", "curvature", "solver residual"]
+
+
+@pytest.mark.parametrize("unknown", ["sign_agreement", "slope"])
+def test_a_size_that_is_not_known_is_not_trusted(unknown):
+    assert judged({unknown: math.nan}).decision is Decision.RANKING_ONLY
 
 
 # From the strongest to the weakest: of two faults the earlier one decides.

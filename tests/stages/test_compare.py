@@ -153,12 +153,16 @@ def test_rounding_is_no_change(tmp_path):
     assert not any(row["changed"] for row in run(tmp_path / "a", tmp_path / "b").rows)
 
 
-def test_the_same_change_on_every_seed_is_one(tmp_path):
-    write_study(tmp_path / "a", [record(seed, spearman=1.0) for seed in range(3)])
-    write_study(tmp_path / "b", [record(seed, spearman=0.5) for seed in range(3)])
+@pytest.mark.parametrize(("seeds", "changed"), [(8, True), (2, False)])
+def test_the_same_change_on_every_seed_is_one_where_signs_cannot_be_chance(
+    tmp_path, seeds, changed
+):
+    write_study(tmp_path / "a", [record(seed, spearman=1.0) for seed in range(seeds)])
+    write_study(tmp_path / "b", [record(seed, spearman=0.5) for seed in range(seeds)])
     row = found(run(tmp_path / "a", tmp_path / "b"), "|Spearman|")
     assert (row["difference"], row["low"], row["high"]) == (-0.5, -0.5, -0.5)
-    assert row["changed"]
+    assert row["p_value"] == 2.0 ** (1 - seeds)
+    assert row["changed"] is changed
 
 
 def test_a_change_of_one_seed_cannot_be_judged(tmp_path):

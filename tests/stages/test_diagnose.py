@@ -6,12 +6,19 @@ import shutil
 import pytest
 
 from ifcheck.config import load_config
-from ifcheck.errors import ArtifactUnreadable, UnknownName, UnusableInput
-from ifcheck.stages.diagnose import FILE, FOLDER, diagnose, runs_of
+from ifcheck.errors import (
+    ArtifactUnreadable,
+    Diverged,
+    OutputRefused,
+    UnknownName,
+    UnusableInput,
+)
+from ifcheck.stages.diagnose import FILE, diagnose
 from ifcheck.stages.evaluate import evaluate
 from ifcheck.stages.influence import influence
 from ifcheck.stages.reporting import Silent
 from ifcheck.stages.retrain import retrain
+from ifcheck.stages.run_files import FOLDER, runs_of
 from tests.stages.conftest import TINY, defined
 
 TRUTHS = ("pbrf", "newton", "warm", "scratch")
@@ -98,12 +105,44 @@ def test_what_a_network_lacks_is_left_out_with_the_reason(runs, config, tmp_path
     assert all(any(what in note for note in notes.told) for what in found.left_out)
 
 
-def test_a_truth_that_is_refused_cannot_be_judged_by(runs, config, tmp_path):
+def test_a_truth_that_is_refused_in_its_file_is_left_out_too(runs, config, tmp_path):
     plain = shutil.copytree(runs("none"), tmp_path / "none")
     found = diagnose(config, [plain])
-    newton = next(s for s in found.evaluation.summaries if s["truth"] == "newton")
-    assert newton["verdict"] == "cannot tell"
-    assert "without weight decay" in newton["verdict_reason"]
+    assert "without weight decay" in found.left_out["newton"]
+    assert {s["truth"] for s in found.evaluation.summaries} == {"warm", "scratch"}
+
+
+def test_what_another_configuration_made_is_never_replaced(run, config):
+    diagnose(config, [run])
+    before = made_in(run / FOLDER)
+    other = load_config(None, {**TINY, **ASKED, "retrain.removals": "random:5"})
+    with pytest.raises(OutputRefused, match="'random:5', was 'top-loss:6'"):
+        diagnose(other, [run])
+    assert made_in(run / FOLDER) == before
+
+
+def test_groups_by_score_are_ranked_by_the_first_estimator(run):
+    asked = {**TINY, **ASKED, "diagnose.truths": ("newton",), "retrain.removals": "top-score:3"}
+    grouped = load_config(None, {**asked, "retrain.group_size": 2})
+    found = diagnose(grouped, [run], run / "groups")
+    ids = [artifact["group_ids"] for artifact in (*found.influences, *found.retrains)]
+    assert all((own == ids[0]).all() for own in ids)
+    single = load_config(None, asked)
+    rows = diagnose(single, [run], run / "rows").retrains[0]["removed_ids"]
+    swapped = load_config(None, {**asked, "diagnose.estimators": ("train-loss", "objective")})
+    with pytest.raises(OutputRefused, match="other rows by name"):
+        diagnose(swapped, [run], run / "rows")
+    assert rows.shape[1] == 3
+
+
+def test_a_run_that_diverges_in_one_truth_is_judged_by_the_others(run, config, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise Diverged("turned non-finite.", remedy="Wait.")
+
+    monkeypatch.setattr("ifcheck.removal.warm.Warm.remove", fail)
+    found = diagnose(config, [run])
+    assert found.left_out == {"warm": "turned non-finite."}
+    assert {s["truth"] for s in found.evaluation.summaries} == {"pbrf", "newton", "scratch"}
 
 
 def test_all_files_can_go_elsewhere(run, config, tmp_path):
@@ -139,6 +178,11 @@ def test_runs_have_the_shortest_names_that_tell_them_apart(tmp_path):
     assert list(runs_of([tmp_path / "c"])) == ["c"]
     assert list(runs_of([tmp_path / "a/run", tmp_path / "b/run"])) == ["a/run", "b/run"]
     (tmp_path / "study/study.json").write_text("{}")
+    with pytest.raises(ArtifactUnreadable, match="no cell of the study"):
+        runs_of([tmp_path / "study"])
+    (tmp_path / "study/cells/three").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "study/cells" / name / "train.npz").touch()
     cells = runs_of([tmp_path / "study"])
     assert {name: [path.name for path in own] for name, own in cells.items()} == {
         "one": ["one"],
@@ -148,3 +192,5 @@ def test_runs_have_the_shortest_names_that_tell_them_apart(tmp_path):
     files = [tmp_path / "c/checkpoints" / f"seed-00{i}.safetensors" for i in range(2)]
     assert runs_of(files) == {"c": files}
     assert list(runs_of([tmp_path / "c/checkpoints"])) == ["c"]
+    with pytest.raises(UnusableInput, match="named twice"):
+        runs_of([tmp_path / "c", files[0]])

@@ -64,9 +64,9 @@ def diagnose(
     flags = dotted(locals(), DIAGNOSE_KEYS)
     from ifcheck.cli.summaries import misses_requirement
     from ifcheck.stages.diagnose import diagnose as run_stage
-    from ifcheck.stages.diagnose import runs_of
     from ifcheck.stages.exports import check_exports
     from ifcheck.stages.reporting import Prefixed
+    from ifcheck.stages.run_files import runs_of
 
     check_exports(export or ())
     runs = runs_of(sources)

@@ -127,9 +127,10 @@ def _over_best(
     best, over, half_width = "", math.nan, math.nan
     if rivals and not summary["baseline"]:
         strongest = max(rivals, key=lambda other: float(np.nanmean(absolute[other])))
-        over = absolute[place] - absolute[strongest]
+        ahead = absolute[place] - absolute[strongest]
         # Test points of one network are not independent.
-        found = mean_interval([finite_mean(over[np.equal(seeds, s)]) for s in dict.fromkeys(seeds)])
+        each = [finite_mean(ahead[np.equal(seeds, seed)]) for seed in dict.fromkeys(seeds)]
+        found = mean_interval(each)
         best, over = summaries[strongest]["influence"], found.mean
         half_width = found.half_width
     return {

@@ -30,6 +30,9 @@ class Role(StrEnum):
     ADVICE = "advice"  # nothing: worth knowing
 
 
+EIGENVALUE_RTOL = 1.5e-8  # sqrt(eps) of float64: below it beside the largest, signs are of rounding
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known of one pair of prediction and truth; undefined numbers are `nan`.
@@ -57,6 +60,7 @@ class Evidence:
     noise_ceiling: float  # median
     rel_residual: float  # largest of the solves
     lowest_eigenvalue: float  # of the damped Hessian, over seeds; nan where it was not looked for
+    largest_eigenvalue: float  # of the same
     negative: int  # eigenvalues below zero at most, undamped; -1 where they were not looked for
     null_space: int  # directions left out at most; -1 where they were not looked for
     damping: float
@@ -235,14 +239,21 @@ def _null_drift(evidence: Evidence, thresholds: VerdictConfig) -> Check:
 
 def _curvature(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     lowest, expected = evidence.lowest_eigenvalue, "no negative direction, none left out"
+    rounding = EIGENVALUE_RTOL * evidence.largest_eigenvalue
     if math.isnan(lowest):
         outcome, sentence = Outcome.UNKNOWN, "The solver did not look for eigenvalues."
-    elif evidence.negative > 0 and lowest <= 0:
+    elif evidence.negative > 0 and lowest < -rounding:
         outcome = Outcome.FAIL
         sentence = (
             f"The Hessian has up to {_count(evidence.negative, 'negative eigenvalue')}, and "
             f"damping of {evidence.damping:g} leaves the lowest at {lowest:.1e}: this is no "
             "minimum."
+        )
+    elif lowest <= rounding and not evidence.null_space > 0:
+        outcome = Outcome.WARN
+        sentence = (
+            f"The lowest eigenvalue, {lowest:.1e}, is none beside the largest, "
+            f"{evidence.largest_eigenvalue:.1e}: there are directions without curvature."
         )
     elif evidence.null_space > 0:
         outcome = Outcome.WARN

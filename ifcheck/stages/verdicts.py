@@ -77,6 +77,7 @@ def _evidence(summary: Row, influence: Artifact, retrain: Artifact) -> Evidence:
         noise_ceiling=summary["noise_ceiling_median"],
         rel_residual=summary["rel_residual_max"],
         lowest_eigenvalue=float(np.min(influence["hessian_min"])) + damping,
+        largest_eigenvalue=float(np.max(influence["hessian_max"])) + damping,
         negative=int(np.max(influence["negative"])),
         null_space=int(np.max(influence["null_space"])),
         damping=damping,

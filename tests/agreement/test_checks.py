@@ -33,6 +33,7 @@ GOOD = Evidence(
     noise_ceiling=NAN,
     rel_residual=1e-9,
     lowest_eigenvalue=0.02,
+    largest_eigenvalue=2.0,
     negative=0,
     null_space=0,
     damping=0.0,
@@ -115,7 +116,9 @@ CASES = [
     ("null drift", {"signal_to_drift": NAN}, "unknown", ["not known"]),
     ("curvature", {"lowest_eigenvalue": 1e-7}, "pass", ["1.0e-07"]),
     ("curvature", {"negative": 4, "damping": 0.5}, "pass", ["damped by 0.5", "2.0e-02"]),
-    ("curvature", {"negative": 4, "lowest_eigenvalue": 0.0}, "fail", ["4 negative eigenvalues"]),
+    ("curvature", {"negative": 4, "lowest_eigenvalue": -1e-6}, "fail", ["4 negative eigenvalues"]),
+    ("curvature", {"negative": 4, "lowest_eigenvalue": -1e-15}, "warn", ["-1.0e-15", "2.0e+00"]),
+    ("curvature", {"lowest_eigenvalue": 1e-9}, "warn", ["1.0e-09", "2.0e+00"]),
     (
         "curvature",
         {"negative": 1, "lowest_eigenvalue": -0.1, "damping": 0.01},

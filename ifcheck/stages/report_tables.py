@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ifcheck.report import Cell, Column, Number, Table, between, interval, number, share
+from ifcheck.stages.controls import DETECTABLE
 
 Row = Mapping[str, Any]
 
 PAIRWISE = "Tukey"  # what comparisons of two groups at a time are called; they are many
+
+POWER = f"power at {DETECTABLE}"
 
 GLOSSARY = {
     "cell": "One network, of one size, with one way of training (the variant), under all seeds.",
@@ -28,9 +31,10 @@ GLOSSARY = {
     "drift": "How far retraining with nothing removed moves the test loss, in nats; median.",
     "change": "Size of the true changes, less the drift, in nats; median.",
     "chance level": "The |Spearman| of unrelated rankings of as many removals.",
-    "95% interval": "Of the mean |Spearman|, from resampled seeds and removals.",
+    "interval": "Of the mean |Spearman|, from resampled seeds, test points and removals; 95% "
+    "unless evaluate.confidence says otherwise.",
     "chance p": "Share of shuffled predictions whose mean |Spearman| is as large.",
-    "power": "Chance that these removals and seeds tell a true correlation of 0.3 from none.",
+    POWER: "Chance that these removals and seeds tell such a true correlation from none.",
     "signal/drift": "Spread of the true changes over the removals, in drifts; median.",
     "signal/replicates": "The same spread, over that of other seeds' retraining; median.",
     "signal/resolution": "The same spread, over the smallest step of the floating type; median.",
@@ -115,13 +119,13 @@ def _reason(row: Row) -> str:
     return str(row.get("reason") or "")
 
 
-def _scale(name: str) -> Callable[[Row], Cell]:
+def _scale(name: str, digits: int = 3) -> Callable[[Row], Cell]:
     """Return the cell of a number that a baseline, which has no scale of its own, lacks."""
 
     def cell(row: Row) -> Cell:
         if row.get("baseline"):
             return number(None, "a baseline has no scale of its own")
-        return number(row.get(name), _reason(row))
+        return number(row.get(name), _reason(row), digits)
 
     return cell
 
@@ -183,7 +187,7 @@ AGREEMENT = (
     MEDIAN,
     Entry("slope", _scale("slope_median")),
     Entry("R²", _scale("r2_median")),
-    Entry("signs", _scale("sign_agreement_mean")),
+    Entry("signs", _scale("sign_agreement_mean", 2)),
     Entry("top-k", _plain("top_k_overlap_mean", 2)),
     Entry("top-k chance", _plain("top_k_chance", 2)),
     DRIFT,
@@ -191,7 +195,7 @@ AGREEMENT = (
 )
 CONTROLS = (
     Entry(
-        "95% interval",
+        "interval",
         lambda row: between(
             row.get("abs_spearman_low"),
             row.get("abs_spearman_high"),
@@ -199,7 +203,7 @@ CONTROLS = (
         ),
     ),
     Entry("chance p", _plain("chance_p", 2)),
-    Entry("power", _plain("power", 2)),
+    Entry(POWER, _plain("power", 2)),
     Entry("signal/drift", _plain("signal_to_drift_median", 2)),
     Entry("signal/replicates", _of_replicates("signal_to_replicates_median")),
     Entry("signal/resolution", _plain("signal_to_resolution_median", 2)),
@@ -219,7 +223,7 @@ def gaps_tables(gaps: Sequence[Row]) -> list[Table]:
         text("prediction", lambda row: _stem(row["influence"], "influence-")),
         text("step", lambda row: f"{row['before']} → {row['after']}"),
         Entry("share", lambda row: share(row["share"], "prediction and last truth are equal")),
-        Entry("|Spearman|", _plain("spearman_median")),
+        MEDIAN,
         Entry("slope", _plain("slope_median")),
         Entry("error", _plain("error_median", 2)),
         Entry("whole gap", _plain("gap_median", 2)),

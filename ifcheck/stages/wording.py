@@ -14,7 +14,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a number with some significant digits, or a dash where it is undefined."""
     if value is None or value != value:
         return UNDEFINED
-    return "∞" if value == float("inf") else f"{value:.{digits}g}"
+    return f"{value:.{digits}g}".replace("inf", "∞")
 
 
 def interval(mean: float | None, half_width: float | None) -> str:
@@ -22,13 +22,13 @@ def interval(mean: float | None, half_width: float | None) -> str:
     if mean is None or mean != mean:
         return UNDEFINED
     if half_width is None or half_width != half_width:
-        return f"{mean:.2f}"
+        return f"{mean:.2f}".replace("inf", "∞")
     return f"{mean:.2f}±{half_width:.2f}".replace("±0.", "±.")
 
 
 def between(low: float | None, high: float | None, digits: int = 2) -> str:
     """Return `low to high`, or a dash where there is no interval."""
-    if low is None or low != low:
+    if low is None or low != low or high is None or high != high:
         return UNDEFINED
     return f"{number(low, digits)} to {number(high, digits)}"
 

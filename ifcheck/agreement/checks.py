@@ -134,7 +134,8 @@ def _rank(evidence: Evidence, thresholds: VerdictConfig) -> Check:
     found, low, high = evidence.spearman, evidence.spearman_low, evidence.spearman_high
     measured = ""
     if evidence.replicates > 1 and evidence.noise_ceiling > 0:
-        found, low, high = (min(1.0, v / evidence.noise_ceiling) for v in (found, low, high))
+        ceiling = evidence.noise_ceiling
+        found, low, high = (max(-1.0, min(1.0, v / ceiling)) for v in (found, low, high))
         measured = f"; {evidence.spearman:.2f} before the truth's noise is taken out"
     between = f"{low:.2f} to {high:.2f}{measured}"
     if math.isnan(low):

@@ -355,7 +355,7 @@ def test_rows_as_the_csv_file_has_them_name_their_pair():
     row = summary("paper", "warm", retrain_params="all")
     del row["influence"], row["retrain"]
     found = study_report([{**row, **judged("trust")}], load_config(None, {}))
-    assert section(found, "verdicts").tables[0].rows[0][1] == "paper / warm:all"
+    assert section(found, "verdicts").tables[0].rows[0][0] == "paper / warm:all"
 
 
 # --- pictures and origin ----------------------------------------------------------------------

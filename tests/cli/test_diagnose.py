@@ -27,7 +27,7 @@ def test_checks_steps_and_verdicts_are_shown_within_the_width(run_folder, succee
     assert max(map(len, tables)) <= MAX_WIDTH
 
 
-def test_several_runs_are_told_one_after_the_other(run_folder, other_run, succeed, folder):
+def test_several_runs_are_told_one_after_the_other(run_folder, other_run, succeed, folder, quick):
     arguments = ("diagnose", run_folder, other_run, *DIAGNOSE, "--json", "--out", folder / "two")
     found = json.loads(succeed(*arguments).stdout)
     assert len(found) == 2
@@ -38,7 +38,7 @@ def test_several_runs_are_told_one_after_the_other(run_folder, other_run, succee
 
 
 @pytest.mark.parametrize("command", ["diagnose", "evaluate"])
-def test_a_verdict_below_what_is_required_exits_with_1(command, commands, invoke, folder):
+def test_a_verdict_below_what_is_required_exits_with_1(command, commands, invoke, folder, quick):
     out = ("--out", folder / command) if command == "diagnose" else ()
     told = json.loads(invoke(*commands[command], "--json", *out).stdout)
     each = next(iter(told.values())) if command == "diagnose" else told
@@ -56,7 +56,7 @@ def test_what_is_required_must_be_known(run_folder, refuse, folder):
 
 
 def test_a_dry_run_estimates_what_is_missing_and_writes_nothing(
-    run_folder, succeed, snapshot, folder
+    run_folder, succeed, snapshot, folder, quick
 ):
     before = snapshot(run_folder)
     asked = ("diagnose", run_folder, *DIAGNOSE, "--out", folder / "dry")

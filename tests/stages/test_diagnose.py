@@ -44,6 +44,18 @@ def config():
     return load_config(None, {**TINY, **ASKED})
 
 
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Leave out the pictures, which take longest and are tested elsewhere."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("ifcheck.stages.pictures.draw", lambda *_: [])
+
+
+@pytest.fixture
+def drawn():
+    """Asked for by a test of the pictures: they are drawn."""
+
+
 @pytest.fixture
 def run(runs, tmp_path):
     """A copy of a run's folder of which nothing is known yet."""
@@ -54,7 +66,7 @@ def made_in(folder):
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())}
 
 
-def test_what_is_missing_is_made_and_found_again(run, config):
+def test_what_is_missing_is_made_and_found_again(run, config, drawn):
     found = diagnose(config, [run])
     assert found.folder == run / FOLDER
     made = made_in(found.folder)

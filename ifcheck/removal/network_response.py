@@ -230,8 +230,9 @@ def _by_hessians(problem: NetworkProblem) -> Responses:
         )
         again = places[(after != flat[places]).any(dim=-1)]
         flat[places] = after
-        slope[again] = problem.part(again).gradient(flat[again])
-        matrix[again] = problem.part(again).hessian(flat[again])
+        if len(again):
+            slope[again] = problem.part(again).gradient(flat[again])
+            matrix[again] = problem.part(again).hessian(flat[again])
         norm = slope.norm(dim=-1)
         going &= (norm > GRADIENT_TOLERANCE) & norm.isfinite()
     converged = (norm <= GRADIENT_TOLERANCE) & _is_near(problem, flat)

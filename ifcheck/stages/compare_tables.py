@@ -99,7 +99,10 @@ def _sentence(row: Row) -> str:
         f"p {number(row['p_holm'], 2)} by Holm"
     )
     if row["reason"] == NO_SPREAD:
-        sure = f"{number(row['difference'], 2)}, without any spread"
+        sure = (
+            f"{number(row['difference'], 2)}, without any spread, "
+            f"p {number(row['p_holm'], 2)} by Holm"
+        )
     return (
         f"{cell_name(row)}{of}: {row['quantity']} {moved} from {number(row['first'])} to "
         f"{number(row['second'])} ({sure}; seeds: {seeds_name(row)})."

@@ -65,7 +65,7 @@ def test_more_changes_than_a_screen_are_counted(succeed, tmp_path):
     for name, agreement in (("a", 0.5), ("b", 0.75)):
         rows = [
             record(seed, cell=f"cell-{n}", spearman=agreement + 0.001 * seed * (1 + n))
-            for seed in range(4)
+            for seed in range(12)
             for n in range(13)
         ]
         write_study(tmp_path / name, rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ifcheck.cli import terminal
 from ifcheck.cli.terminal import UNDEFINED, number
-from ifcheck.stages.wording import interval, size_name
+from ifcheck.stages.wording import cell_name, interval, prediction_name, truth_name
 
 Row = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def _is_defined(found: Row) -> bool:
 
 def _lines(row: Row) -> list[list[str]]:
     """Return a line for each selection; what all have in common is beside the first two."""
-    names = [_truth(row), f"  / {row['influence'].removesuffix('.npz').removeprefix('influence-')}"]
+    names = [_truth(row), f"  / {prediction_name(row)}"]
     beside = [_difference(row), f"{row['first']} - {row['second']}" if row["first"] else ""]
     lines = []
     for place, (selection, found) in enumerate(row["selections"].items()):
@@ -53,9 +53,8 @@ def _lines(row: Row) -> list[list[str]]:
 
 def _truth(row: Row) -> str:
     """Return the truth, after the cell of a study."""
-    cell = f"{row['variant']} {size_name(row)} " if "cell" in row else ""
-    params = "" if row["retrain_params"] == "head" else f":{row['retrain_params']}"
-    return f"{cell}{row['truth']}{params}"
+    cell = f"{cell_name(row)} " if "cell" in row else ""
+    return cell + truth_name(row)
 
 
 def _scale(found: Row) -> list[str]:

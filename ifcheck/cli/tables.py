@@ -9,7 +9,7 @@ from ifcheck.cli import terminal
 from ifcheck.stages.columns import AGREEMENT, CONTROLS, GAPS, PAIR, filled
 from ifcheck.stages.fragility import Cost, Study
 from ifcheck.stages.reporting import duration
-from ifcheck.stages.wording import UNDEFINED, interval, number, pair_name, size_name
+from ifcheck.stages.wording import UNDEFINED, cell_name, interval, number, pair_name
 
 Row = Mapping[str, Any]
 
@@ -133,11 +133,6 @@ def _pair(row: Row) -> tuple[str, str, str]:
 def header(row: Row) -> str:
     """Return the head of a pair's column, in two lines."""
     return _pair_header(_pair(row))
-
-
-def cell_name(row: Row) -> str:
-    """Return variant and size of a row's cell."""
-    return f"{row['variant']} {size_name(row)}"
 
 
 def _pair_header(pair: tuple[str, str, str]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ifcheck.agreement.verdict import MARKS
 from ifcheck.cli import terminal
-from ifcheck.cli.tables import cell_name, header
-from ifcheck.stages.wording import UNDEFINED, pair_name, prediction_name
+from ifcheck.cli.tables import header
+from ifcheck.stages.wording import UNDEFINED, cell_name, pair_name, prediction_name
 
 Row = Mapping[str, Any]
 

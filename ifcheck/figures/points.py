@@ -175,18 +175,24 @@ def number(row: Row, column: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
+def named(row: Row, what: str, columns: tuple[str, str], rows: str) -> tuple[str, str]:
+    """Return what a row of an evaluation's `rows` is about. Raises: UnusableInput without it."""
+    first, second = columns
+    try:
+        return str(row[first]), str(row[second])
+    except KeyError as error:
+        raise UnusableInput(
+            f"a row does not name its {what} ({error!r}); expected {first} and {second}.",
+            remedy=f"Give the rows of an evaluation's {rows}.",
+        ) from error
+
+
 def named_pair(row: Row) -> tuple[str, str]:
     """Return the estimator and the truth of a row; of parameters other than the head's, with them.
 
     Raises: UnusableInput where the row names neither.
     """
-    try:
-        estimator, truth = str(row["estimator"]), str(row["truth"])
-    except KeyError as error:
-        raise UnusableInput(
-            f"a row does not name its pair ({error!r}); expected estimator and truth.",
-            remedy="Give the rows of an evaluation's summaries.",
-        ) from error
+    estimator, truth = named(row, "pair", ("estimator", "truth"), "summaries")
     params = row.get("retrain_params")
     return estimator, truth + (f" ({params})" if params not in (None, "", "head") else "")
 

@@ -12,11 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from ifcheck.errors import UnusableInput
 from ifcheck.figures import canvas
-from ifcheck.figures.canvas import Floats
+from ifcheck.figures.removals import Floats, RankPanel
 
 PANEL_HEIGHT = 2.6  # inches
 ROOM = 0.06  # of the range of the points, around them
@@ -46,32 +45,11 @@ FITTED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class ScatterPanel:
-    """One panel: changes of a test loss by single removals, in nats, positive where it hurts.
+class ScatterPanel(RankPanel):
+    """One panel: changes of a test loss by single removals, with the line fitted to them."""
 
-    Raises: UnusableInput for arrays of other or unequal shapes.
-    """
-
-    title: str
-    predicted: Floats  # (removals,)
-    true: Floats  # (removals,), drift-corrected
-    spearman: float  # nan: undefined
     slope: float  # of true on predicted changes; nan: undefined
     intercept: float  # nats
-
-    def __post_init__(self) -> None:
-        shapes = np.shape(self.predicted), np.shape(self.true)
-        if shapes[0] != shapes[1] or len(shapes[0]) != 1:
-            raise UnusableInput(
-                f"{self.title!r}: predicted has shape {shapes[0]}, true {shapes[1]}; expected "
-                "one shape (removals,).",
-                remedy="Give both changes of the same removals.",
-            )
-
-    @property
-    def defined(self) -> NDArray[np.bool_]:
-        """Which removals have both changes. Shape: (removals,)."""
-        return np.isfinite(self.predicted) & np.isfinite(self.true)
 
 
 def scatter(path: Path, panels: Sequence[ScatterPanel], remark: str = "") -> str:

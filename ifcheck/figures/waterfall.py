@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ifcheck.errors import UnusableInput
 from ifcheck.figures import canvas
-from ifcheck.figures.points import Row, number
+from ifcheck.figures.points import Row, named, number
 
 PANEL_HEIGHT = 2.7  # inches
 MOST_COLUMNS = 2  # in which the names of four steps have room
@@ -145,13 +145,7 @@ def _caption(panels: dict[str, list[Step]], shown: dict[str, list[Step]]) -> str
 
 
 def _read(row: Row) -> Step:
-    try:
-        before, after = str(row["before"]), str(row["after"])
-    except KeyError as error:
-        raise UnusableInput(
-            f"a row does not name its step ({error!r}); expected before and after.",
-            remedy="Give the rows of an evaluation's gaps.",
-        ) from error
+    before, after = named(row, "step", ("before", "after"), "gaps")
     return Step(
         panel=str(row.get("panel", "")),
         before=before,

@@ -9,12 +9,12 @@ from ifcheck.stages.exports import Table
 from ifcheck.stages.wording import (
     UNDEFINED,
     between,
+    cell_name,
     interval,
     number,
     pair_name,
     prediction_name,
     share,
-    size_name,
     truth_name,
 )
 
@@ -53,7 +53,7 @@ GAPS: Columns = {
     "error, nats": lambda row: number(row["error_median"], 2),
     "whole gap": lambda row: number(row["gap_median"], 2),
 }
-CELL: Columns = {"variant size": lambda row: f"{row['variant']} {size_name(row)}"}
+CELL: Columns = {"variant size": cell_name}
 PUBLISHED: Columns = {
     "publ.": lambda row: interval(
         row["published_abs_spearman"], row["published_abs_spearman_ci95"]

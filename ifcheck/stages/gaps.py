@@ -172,9 +172,8 @@ def _circumstances(truth: Artifact) -> str:
     ]
     if converged < 1:
         told.append(f"{converged:.0%} of the retrainings end at an optimum")
-    each = changes.each.reshape(-1, *changes.each.shape[2:])
-    noise = [reliability(own) for own in each]
     if changes.replicates > 1:
-        ceiling = finite_median([own.noise_ceiling for own in noise])
+        each = changes.each.reshape(-1, *changes.each.shape[2:])
+        ceiling = finite_median([reliability(own).noise_ceiling for own in each])
         told.append(f"a perfect prediction of it would have a Spearman of {ceiling:.2f}")
     return "; ".join(told)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ifcheck.report import Cell, Column, Number, Table, between, interval, number, share
+from ifcheck.stages import wording
 from ifcheck.stages.controls import DETECTABLE
 
 Row = Mapping[str, Any]
@@ -88,13 +89,8 @@ def pair_name(row: Row) -> str:
     Names of files tell apart what the same estimator predicts with other options.
     """
     if "influence" in row and "retrain" in row:
-        return f"{_stem(row['influence'], 'influence-')} / {_stem(row['retrain'], 'retrain-')}"
-    params = row["retrain_params"]
-    return f"{row['estimator']} / {row['truth']}" + ("" if params == "head" else f":{params}")
-
-
-def _stem(name: str, prefix: str) -> str:
-    return name.removesuffix(".npz").removeprefix(prefix)
+        return wording.pair_name(row)
+    return f"{row['estimator']} / {wording.truth_name(row)}"
 
 
 def rows_table(caption: str, entries: Sequence[Entry], rows: Sequence[Row]) -> Table:
@@ -220,7 +216,7 @@ def gaps_tables(gaps: Sequence[Row]) -> list[Table]:
     if not gaps:
         return []
     entries = [
-        text("prediction", lambda row: _stem(row["influence"], "influence-")),
+        text("prediction", wording.prediction_name),
         text("step", lambda row: f"{row['before']} → {row['after']}"),
         Entry("share", lambda row: share(row["share"], "prediction and last truth are equal")),
         MEDIAN,

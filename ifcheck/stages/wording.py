@@ -55,6 +55,11 @@ def size_name(row: Row) -> str:
     return f"{row['depth']}x{row['width']}" if row["depth"] is not None else str(row["network"])
 
 
+def cell_name(row: Row) -> str:
+    """Return variant and size of a row's cell."""
+    return f"{row['variant']} {size_name(row)}"
+
+
 def truth_name(row: Row) -> str:
     """Return a truth, with the parameters that it moves where these are not the head's."""
     params = row["retrain_params"]

@@ -77,10 +77,10 @@ def diagnose(
         _show_plan(session, [(configs[name], own, folders[name]) for name, own in runs.items()])
         return
     found: dict[str, Diagnosis] = {}
+    explicit = session.explicit(flags)
     with terminal.live_progress() as reporter:
         for name, own in runs.items():
             told = Prefixed(reporter, name) if several else reporter
-            explicit = session.explicit(flags)
             found[name] = run_stage(configs[name], own, folders[name], told, explicit)
     _show(session, found, export or ())
     summaries = [summary for each in found.values() for summary in each.evaluation.summaries]
